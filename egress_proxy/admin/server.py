@@ -1,0 +1,267 @@
+"""The admin port: what each path answers, and the server that answers.
+
+docs/reference/admin.md is its manual.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+import msgspec
+
+from egress_proxy.admin.access import TokenFile, local_refusal
+from egress_proxy.admin.http import Connection, Refusal, Request, Response
+from egress_proxy.config.errors import ConfigError
+from egress_proxy.config.model import Config
+from egress_proxy.core import reason as reasons
+from egress_proxy.core.errors import HeadError, HostError
+from egress_proxy.core.explain import explain, parse_address, parse_target
+from egress_proxy.core.http1 import Head
+from egress_proxy.observe.events import log
+from egress_proxy.observe.metrics import CONTENT_TYPE, Metrics
+
+#: Connections at once. Probes and scrapes need a handful; whoever holds more is answered 503.
+MAX_CONNECTIONS: Final = 64
+
+# Problems of a refused configuration that the answer names; the log names all.
+_PROBLEMS_SHOWN: Final = 10
+
+
+class AdminState(Protocol):
+    """What the admin port asks of the running proxy."""
+
+    @property
+    def metrics(self) -> Metrics: ...
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+
+    @property
+    def generation(self) -> int: ...
+    @property
+    def loaded_at(self) -> float:
+        """When the configuration in force was loaded, in seconds since the epoch."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the proxy takes connections, or once did and now drains."""
+
+    @property
+    def draining(self) -> bool: ...
+
+    async def reload(self) -> None:
+        """Load the configuration again. Raises ConfigError and leaves the old one in force."""
+
+
+class AdminServer:
+    """Serves the admin port until closed."""
+
+    def __init__(self, state: AdminState) -> None:
+        self._state = state
+        self._token = TokenFile()
+        self._server: asyncio.Server | None = None
+        self._loopback = False
+        self._connections: set[asyncio.Task[None]] = set()
+        # Scrapes run here, one at a time: counting 20,000 open descriptors takes the kernel 70 ms,
+        # in which the event loop goes on.
+        self._scrapes = ThreadPoolExecutor(1, thread_name_prefix="scrape")
+        endpoints: dict[str, dict[str, Callable[[Request], Awaitable[Response | Refusal]]]] = {
+            "/healthz": {"GET": self._healthz},
+            "/readyz": {"GET": self._readyz},
+            "/metrics": {"GET": self._metrics},
+            "/v1/policy": {"GET": self._policy},
+            "/v1/explain": {"POST": self._explain},
+            "/v1/reload": {"POST": self._reload},
+        }
+        for methods in endpoints.values():
+            if "GET" in methods:
+                methods["HEAD"] = methods["GET"]
+        self._endpoints = endpoints
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on, which the system chose where 0 was asked for."""
+        assert self._server is not None  # noqa: S101 - asked for after start()
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def start(self) -> None:
+        """Listen where the configuration says. Raises OSError."""
+        address = self._state.config.listen.admin
+        self._loopback = address.is_loopback
+        self._server = await asyncio.start_server(self._serve, address.host, address.port)
+
+    async def close(self) -> None:
+        """Stop listening and end every connection."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        if self._server is not None:
+            await self._server.wait_closed()
+        self._scrapes.shutdown(wait=False, cancel_futures=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - start_server makes a task for each connection
+        full = len(self._connections) >= MAX_CONNECTIONS
+        self._connections.add(task)
+        connection = Connection(reader, writer)
+        try:
+            try:
+                if full:
+                    refused = Refusal(reasons.OVERLOADED)
+                    await connection.send(refused, method="GET", keep_alive=False)
+                else:
+                    await self._converse(connection)
+            finally:
+                await connection.close()
+        except OSError:
+            pass  # The client went away, or does not read: nobody is left to tell.
+        except asyncio.CancelledError:
+            # close() alone cancels, and Python 3.11 reports a cancelled handler as a defect.
+            writer.transport.abort()
+        finally:
+            self._connections.discard(task)
+
+    async def _converse(self, connection: Connection) -> None:
+        """Answer one request after the other."""
+        keep_alive = True
+        while keep_alive:
+            try:
+                request = await connection.receive()
+            except HeadError as error:
+                refused = Refusal(error.reason, error.detail)
+                await connection.send(refused, method="GET", keep_alive=False)
+                await connection.linger()
+                return
+            if request is None:
+                return
+            answer = await self._answer(request)
+            defect = isinstance(answer, Refusal) and answer.reason is reasons.INTERNAL_ERROR
+            keep_alive = request.keep_alive and not defect
+            await connection.send(answer, method=request.head.method, keep_alive=keep_alive)
+
+    async def _answer(self, request: Request) -> Response | Refusal:
+        refused = _host_refusal(request.head)
+        if refused is None and request.path.startswith("/v1/"):
+            refused = self._access_refusal(request.head)
+        if refused is not None:
+            return refused
+        methods = self._endpoints.get(request.path)
+        if methods is None:
+            return Refusal(reasons.NO_SUCH_ENDPOINT)
+        endpoint = methods.get(request.head.method)
+        if endpoint is None:
+            allow = b"Allow: %b\r\n" % ", ".join(methods).encode("ascii")
+            return Refusal(reasons.METHOD_NOT_ALLOWED, fields=allow)
+        try:
+            return await endpoint(request)
+        except Exception:  # noqa: BLE001 - a defect of ours: told, logged, the connection closed
+            refused = Refusal(reasons.INTERNAL_ERROR)
+            log.error(
+                "internal_error",
+                request_id=refused.request_id,
+                path=request.path,
+                exc_info=True,
+            )
+            return refused
+
+    def _access_refusal(self, head: Head) -> Refusal | None:
+        """Why the request may not use ``/v1/``, or None."""
+        token_file = self._state.config.admin_token_file
+        if token_file is not None:
+            admitted = self._token.admits(token_file, head)
+            return None if admitted else Refusal(reasons.CREDENTIALS_REQUIRED)
+        if not self._loopback:
+            return Refusal(reasons.CREDENTIALS_REQUIRED, "and no admin_token_file is configured")
+        return local_refusal(head)
+
+    # The endpoints.
+
+    async def _healthz(self, _request: Request) -> Response:
+        return Response(b"ok\n", "text/plain; charset=utf-8")
+
+    async def _readyz(self, _request: Request) -> Response | Refusal:
+        if self._state.draining:
+            return Refusal(reasons.DRAINING)
+        if not self._state.ready:
+            return Refusal(reasons.STARTING)
+        return Response(b"ready\n", "text/plain; charset=utf-8")
+
+    async def _metrics(self, _request: Request) -> Response:
+        loop = asyncio.get_running_loop()
+        exposition = self._state.metrics.exposition
+        return Response(await loop.run_in_executor(self._scrapes, exposition), CONTENT_TYPE)
+
+    async def _policy(self, _request: Request) -> Response:
+        return Response(msgspec.json.encode(_policy_in_force(self._state)))
+
+    async def _explain(self, request: Request) -> Response | Refusal:
+        try:
+            question = msgspec.json.decode(request.body, type=Question)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return Refusal(reasons.BAD_ADMIN_REQUEST, 'send {"target": "...", "client": "IP"}')
+        try:
+            destination = parse_target(question.target)
+        except HostError as error:
+            return Refusal(reasons.BAD_ADMIN_REQUEST, f"target: {error}")
+        try:
+            client = parse_address(question.client)
+        except HostError as error:
+            return Refusal(reasons.BAD_ADMIN_REQUEST, f"client: {error}")
+        explanation = explain(self._state.config.policy, client, destination)
+        return Response(msgspec.json.encode(explanation))
+
+    async def _reload(self, _request: Request) -> Response | Refusal:
+        try:
+            await self._state.reload()
+        except ConfigError as error:
+            lines = [str(problem) for problem in error.problems[:_PROBLEMS_SHOWN]]
+            return Refusal(reasons.RELOAD_FAILED, "; ".join(lines))
+        return Response(msgspec.json.encode(_policy_in_force(self._state)))
+
+
+class PolicyInForce(msgspec.Struct, frozen=True):
+    """What ``/v1/policy`` answers."""
+
+    generation: int
+    hash: str
+    loaded_at: datetime
+    rules: int
+    source: str
+    mode: str
+
+
+class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What ``/v1/explain`` is asked."""
+
+    target: str
+    client: str
+
+
+def _policy_in_force(state: AdminState) -> PolicyInForce:
+    config = state.config
+    return PolicyInForce(
+        state.generation,
+        config.digest,
+        datetime.fromtimestamp(state.loaded_at, UTC),
+        config.policy.rule_count,
+        config.source,
+        config.policy.mode,
+    )
+
+
+def _host_refusal(head: Head) -> Refusal | None:
+    """RFC 9112 §3.2: a request without Host, or with two, gets 400."""
+    hosts = head.values(b"host")
+    if len(hosts) > 1:
+        return Refusal(reasons.DUPLICATE_HOST)
+    if not hosts and head.minor == 1:
+        return Refusal(reasons.MISSING_HOST)
+    return None

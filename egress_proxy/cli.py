@@ -1,0 +1,269 @@
+"""The command line. Exit 0: fine; 1: the answer is no; 2: bad usage or a bad configuration."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from typing import Any, Final
+
+from egress_proxy import __version__
+
+OK: Final = 0
+NO: Final = 1
+BAD: Final = 2
+# What a shell reports of a command that SIGINT or SIGPIPE ended.
+INTERRUPTED: Final = 130
+PIPE_CLOSED: Final = 141
+
+#: The client that `explain` asks for unless told.
+DEFAULT_CLIENT: Final = "127.0.0.1"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # A file name may hold bytes that the terminal's encoding has no letters for.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        options = _parser().parse_args(arguments)
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes again when it ends, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="egress-proxy",
+        description="A forward proxy that decides, by allow-list, what a cluster may reach.",
+        epilog="Exit status: 0 fine, 1 the answer is no, 2 bad usage or a bad configuration.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"egress-proxy {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    serve = verbs.add_parser("serve", help="run the proxy", allow_abbrev=False)
+    _add_config(serve)
+    serve.set_defaults(run=_serve)
+
+    check = verbs.add_parser(
+        "check", help="show every error and warning of a configuration", allow_abbrev=False
+    )
+    check.add_argument("file", metavar="FILE", help="the configuration file")
+    _add_format(check)
+    check.set_defaults(run=_check)
+
+    explain = verbs.add_parser(
+        "explain",
+        help="say what would happen to a request, because of which rule",
+        allow_abbrev=False,
+    )
+    _add_config(explain)
+    explain.add_argument(
+        "--as",
+        dest="client",
+        type=_client,
+        default=f"client={DEFAULT_CLIENT}",  # argparse reads a text as if it was given
+        metavar="client=IP",
+        help=f"the client that asks (default: client={DEFAULT_CLIENT})",
+    )
+    explain.add_argument(
+        "--address",
+        dest="addresses",
+        type=_address,
+        action="append",
+        default=[],
+        metavar="IP",
+        help="an address that the host resolves to; explain asks no name server. May be repeated",
+    )
+    _add_format(explain)
+    explain.add_argument(
+        "target", metavar="TARGET", help="host, host:port or URL; the default port is 443"
+    )
+    explain.set_defaults(run=_explain)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="the configuration file (default: the packaged one, for loopback only)",
+    )
+
+
+def _add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="of the output (default: text)"
+    )
+
+
+def _client(text: str) -> str:
+    key, separator, value = text.partition("=")
+    if key != "client" or not separator:
+        raise argparse.ArgumentTypeError(
+            "write client=IP; this version knows clients by their address alone"
+        )
+    return _address(value)
+
+
+def _address(text: str) -> str:
+    from egress_proxy.core.errors import HostError
+    from egress_proxy.core.explain import parse_address
+
+    try:
+        return parse_address(text)
+    except HostError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+# Verbs ------------------------------------------------------------------------------------------------------------
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from egress_proxy.config.errors import ConfigError
+    from egress_proxy.config.load import load
+
+    with _config_path(options) as path:
+        try:
+            loaded = load(path)
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            return BAD
+        # Only now: `serve` with a broken configuration need not wait for the server's modules.
+        from egress_proxy.app import run
+
+        return run(loaded, packaged_default=options.config is None)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from egress_proxy.config.errors import ConfigError, Problem, Severity
+    from egress_proxy.config.load import load
+
+    problems: tuple[Problem, ...]
+    summary: dict[str, Any] = {"file": options.file, "valid": False}
+    try:
+        loaded = load(options.file)
+    except ConfigError as error:
+        problems = error.problems
+    else:
+        problems = loaded.warnings
+        policy = loaded.config.policy
+        summary = {
+            "file": options.file,
+            "valid": True,
+            "policies": len(policy.policies),
+            "rules": policy.rule_count,
+        }
+    if options.format == "json":
+        _print_json({**summary, "problems": [_problem_as_json(problem) for problem in problems]})
+    else:
+        for problem in problems:
+            print(problem)
+        errors = sum(problem.severity is Severity.ERROR for problem in problems)
+        found = f"{_count(errors, 'error')}, {_count(len(problems) - errors, 'warning')}"
+        if summary["valid"]:
+            found = f"{_count(summary['policies'], 'policy')}, {_count(summary['rules'], 'rule')}; {found}"
+        print(f"{options.file}: {found}")
+    return OK if summary["valid"] else BAD
+
+
+def _problem_as_json(problem: Any) -> dict[str, Any]:
+    return {
+        "file": problem.place.file,
+        # A problem of the file as a whole has no line.
+        "line": problem.place.line or None,
+        "column": problem.place.column or None,
+        "severity": problem.severity,
+        "what": problem.what,
+        "instead": problem.instead,
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    if number == 1:
+        return f"1 {noun}"
+    return (
+        f"{number:,} {noun.removesuffix('y')}ies" if noun.endswith("y") else f"{number:,} {noun}s"
+    )
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from egress_proxy.config.errors import ConfigError
+    from egress_proxy.config.load import load
+    from egress_proxy.core.errors import HostError
+    from egress_proxy.core.explain import explain, parse_target
+    from egress_proxy.core.reason import Event
+
+    try:
+        destination = parse_target(options.target)
+    except HostError as error:
+        print(f"egress-proxy explain: TARGET: {error}", file=sys.stderr)
+        return BAD
+    with _config_path(options) as path:
+        try:
+            loaded = load(path)
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            return BAD
+    explanation = explain(
+        loaded.config.policy, options.client, destination, tuple(options.addresses)
+    )
+    if options.format == "json":
+        _print_json(explanation)
+    else:
+        _print_explanation(explanation)
+    # In audit mode the request goes through, and the answer is no all the same.
+    return OK if explanation.outcome == Event.ALLOWED else NO
+
+
+def _print_explanation(explanation: Any) -> None:
+    print(f"{explanation.outcome}: {explanation.destination} for the client {explanation.client}")
+    if explanation.reason is not None:
+        print(f"  because: {explanation.message} ({explanation.reason})")
+    if explanation.rule is not None:
+        print(
+            f"  by rule: {explanation.rule}, of policy {explanation.policy}, at {explanation.place}"
+        )
+    for other in explanation.others:
+        print(f"  also:    {other.rule}, of policy {other.policy}, at {other.place}: {other.why}")
+    for address in explanation.addresses:
+        print(
+            f"  address: {address.address} {'passes' if address.passes else 'is prohibited'}: {address.why}"
+        )
+    if not explanation.addresses and explanation.reason is None:
+        print("  address: checked when the name is resolved; --address tries one")
+    if explanation.hint is not None:
+        print(f"  {explanation.hint}")
+    if explanation.add is not None:
+        print("To allow it, add:")
+        print("".join(f"  {line}\n" for line in explanation.add.splitlines()), end="")
+
+
+# Helpers ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _config_path(options: argparse.Namespace) -> Iterator[str]:
+    """The configuration's path; that of the packaged one exists while the context lasts."""
+    if options.config is not None:
+        yield options.config
+        return
+    with resources.as_file(resources.files("egress_proxy") / "default.yaml") as path:
+        yield str(path)
+
+
+def _print_json(value: Any) -> None:
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

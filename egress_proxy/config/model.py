@@ -1,0 +1,116 @@
+"""The configuration as checked values. Every number that limits something stands here, with its default, unit and reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from egress_proxy.core.policy import CompiledPolicy
+
+KIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SocketAddress:
+    """Where to listen. Port 0 lets the system choose (for tests)."""
+
+    host: str
+    """A literal IPv4 or IPv6 address, without brackets."""
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host == "::1" or self.host.startswith("127.")
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """``listen:``. Changing it needs a restart."""
+
+    proxy: SocketAddress = SocketAddress("127.0.0.1", 3128)
+    admin: SocketAddress = SocketAddress("127.0.0.1", 9090)
+
+
+@dataclass(frozen=True, slots=True)
+class Dns:
+    """``dns:``. Changing it needs a restart."""
+
+    servers: tuple[str, ...] = ()
+    """``host:port`` each, asked in this order; empty means the system's (``/etc/resolv.conf``)."""
+    hosts_file: str = "/etc/hosts"
+    """Asked before any server; pods' hostAliases land there. Read again when it changes."""
+    timeout: float = 5.0
+    """Seconds for one name, all tries together: clients give up soon after."""
+    min_ttl: float = 1.0
+    """Seconds that an answer is kept at least, so that TTL 0 does not ask per request."""
+    max_ttl: float = 300.0
+    """Seconds that an answer is kept at most, so that a moved service is found again."""
+    negative_ttl: float = 5.0
+    """Seconds that a failure is remembered: long enough to stop a storm, short enough to mend soon."""
+    cache_entries: int = 10_000
+    """Names kept; the oldest goes first. About 1 KiB each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """``timeouts:``, all in seconds. They apply to connections made after a reload."""
+
+    head: float = 10.0
+    """From the first byte (or from accept) to the end of a request head: bounds slow heads."""
+    keep_alive: float = 60.0
+    """Between two requests of one client connection."""
+    connect: float = 10.0
+    """For one destination, all of its addresses together."""
+    connect_attempt: float = 4.0
+    """For one address, so that a dead one leaves time for the next."""
+    response: float = 60.0
+    """From the end of a request to the origin's answer (absolute-form)."""
+    idle: float = 900.0
+    """Without a byte in either direction, a tunnel or a body is closed. Longer than most keep-alive intervals."""
+    lifetime: float = 86_400.0
+    """A tunnel is closed after this, whatever passes: no permission lasts for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``limits:`` of the whole proxy."""
+
+    head_bytes: int = 32 * KIB
+    """Bytes of a request or response head. Cookies and tokens of 8–16 KiB exist."""
+    head_fields: int = 100
+    """Header lines of a head."""
+    connections: int = 10_000
+    """Client connections at once; over it they are answered 503. Each may need two descriptors and two more for a pipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """``audit:``. Changing it needs a restart."""
+
+    queue_lines: int = 100_000
+    """Lines that wait while stdout stalls; beyond it lines are dropped and counted, DENIED lines last."""
+    flush_interval: float = 0.1
+    """Seconds that a line waits for company at most: one write carries a batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One whole configuration."""
+
+    policy: CompiledPolicy
+    source: str
+    """The file it came from."""
+    digest: str
+    """SHA-256 of the file's bytes, in hexadecimal."""
+    listen: Listen = field(default_factory=Listen)
+    dns: Dns = field(default_factory=Dns)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    limits: Limits = field(default_factory=Limits)
+    audit: Audit = field(default_factory=Audit)
+    drain_timeout: float = 30.0
+    """Seconds that open tunnels get after SIGTERM; below Kubernetes' default grace period of 30 s less the preStop sleep, set
+    it to what the pod's terminationGracePeriodSeconds leaves."""
+    admin_token_file: str | None = None
+    """File with the bearer token of ``/v1/``; without it the admin port's ``/v1/`` answers on loopback alone."""

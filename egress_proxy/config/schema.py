@@ -1,0 +1,128 @@
+"""Every key of the configuration, its type and its bounds. Defaults stand in :mod:`.model` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from egress_proxy.config import rules
+from egress_proxy.config.errors import Report
+from egress_proxy.config.model import Audit, Dns, Limits, Listen, Timeouts
+from egress_proxy.config.nodes import fields
+from egress_proxy.config.values import (
+    Choice,
+    Duration,
+    Integer,
+    ListOf,
+    Reader,
+    Size,
+    file_path,
+    name_server,
+    socket_address,
+)
+from egress_proxy.config.yaml_source import Node
+from egress_proxy.core.policy import Mode
+
+VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A mapping of plain values, read into a class of :mod:`.model` with fields of the same names."""
+
+    model: Any
+    keys: dict[str, Reader]
+    example: str
+
+    def __call__(self, node: Node, name: str, report: Report) -> Any:
+        values: dict[str, Any] = {}
+        for key, value in fields(node, name, report, tuple(self.keys), {}, self.example).items():
+            values[key] = self.keys[key](value, f"`{key}`", report)
+        # What was reported falls back to its default, and the configuration is refused in the end.
+        return self.model(**{key: value for key, value in values.items() if value is not None})
+
+
+LISTEN: Final = Section(
+    Listen,
+    {"proxy": socket_address, "admin": socket_address},
+    'proxy: "0.0.0.0:3128" on a line below',
+)
+DNS: Final = Section(
+    Dns,
+    {
+        "servers": ListOf(name_server, 8, '["10.96.0.10:53"]'),
+        "hosts_file": file_path,
+        "timeout": Duration("100ms", "60s"),
+        "min_ttl": Duration("0s", "1h"),
+        "max_ttl": Duration("1s", "1d"),
+        "negative_ttl": Duration("0s", "5m"),
+        "cache_entries": Integer(1, 1_000_000),
+    },
+    "timeout: 5s on a line below",
+)
+TIMEOUTS: Final = Section(
+    Timeouts,
+    {
+        "head": Duration("100ms", "5m"),
+        "keep_alive": Duration("100ms", "1h"),
+        "connect": Duration("100ms", "5m"),
+        "connect_attempt": Duration("100ms", "5m"),
+        "response": Duration("100ms", "1h"),
+        "idle": Duration("100ms", "1d"),
+        "lifetime": Duration("1s", "30d"),
+    },
+    "connect: 10s on a line below",
+)
+LIMITS: Final = Section(
+    Limits,
+    {
+        "head_bytes": Size("1KiB", "1MiB"),
+        "head_fields": Integer(8, 10_000),
+        "connections": Integer(1, 1_000_000),
+    },
+    "connections: 10000 on a line below",
+)
+AUDIT: Final = Section(
+    Audit,
+    {
+        "queue_lines": Integer(1, 10_000_000),
+        "flush_interval": Duration("1ms", "10s"),
+    },
+    "queue_lines: 100000 on a line below",
+)
+
+#: Every top-level key but ``version``.
+KEYS: Final[dict[str, Reader]] = {
+    "listen": LISTEN,
+    "mode": Choice(tuple(Mode)),
+    "policies": rules.policies,
+    "dns": DNS,
+    "timeouts": TIMEOUTS,
+    "limits": LIMITS,
+    "audit": AUDIT,
+    "drain_timeout": Duration("0s", "1h"),
+    "admin_token_file": file_path,
+}
+#: Top-level keys that version 1 of the format has and this version of the program does not.
+NOT_YET: Final = {
+    "tls": rules.POLICY_NOT_YET["tls"],
+    "sets": "remove it, and write the hosts into the policies",
+    "include": "remove it, and write everything into this file",
+    "contract_headers": rules.POLICY_NOT_YET["contract_headers"],
+    "on_revoke": rules.POLICY_NOT_YET["on_revoke"],
+    "upstream": rules.POLICY_NOT_YET["upstream"],
+    "state": "remove it: nothing is kept between restarts",
+}
+
+
+def every_key() -> Iterator[str]:
+    """Each key's path, such as ``dns.timeout`` or ``policies[].allow[].ports``."""
+    yield "version"
+    for key, reader in KEYS.items():
+        yield key
+        if isinstance(reader, Section):
+            yield from (f"{key}.{name}" for name in reader.keys)
+    yield from (f"policies[].{name}" for name in rules.POLICY_KEYS)
+    yield from (f"policies[].subjects[].{name}" for name in rules.SUBJECT_KEYS)
+    yield from (f"policies[].allow[].{name}" for name in rules.RULE_KEYS)

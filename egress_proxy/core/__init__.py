@@ -1,0 +1,1 @@
+"""What the proxy decides: pure values and functions, without I/O, clock or randomness."""

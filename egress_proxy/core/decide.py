@@ -1,0 +1,93 @@
+"""The decision about one request: which rule lets it through, or why none does.
+
+This is the one place where it is made; the server, ``explain`` and the admin API all ask here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from egress_proxy.core import reason as reasons
+from egress_proxy.core.addresses import PUBLIC_ONLY, Grant, IPNetwork, Vetting, lies_within, special_use, vet
+from egress_proxy.core.names import Authority, IPAddress
+from egress_proxy.core.policy import Action, CompiledPolicy, HostPattern, Match, Mode, Rule
+from egress_proxy.core.reason import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the policy says about a destination, before its addresses are known."""
+
+    allowed: bool
+    """Whether the request goes on: True in audit mode whatever the rules say."""
+    denial: Reason | None
+    """Why the rules refuse it; None where they allow it."""
+    match: Match | None
+    """The rule that decided; None where no rule named the destination."""
+    grant: Grant
+    """What the address gate may pass."""
+
+
+def decide(policy: CompiledPolicy, client: str, destination: Authority) -> Decision:
+    """Decide about a destination for a client's IP address.
+
+    Over all policies that apply to the client: deny beats allow, and what nothing allows is denied.
+    """
+    audit = policy.mode is Mode.AUDIT
+    port = destination.port
+    allowing: tuple[int, Rule] | None = None
+    denying: tuple[int, Rule] | None = None
+    other_port: tuple[int, Rule] | None = None
+    lifted: tuple[IPNetwork, ...] = ()
+    for entry in policy.matches(client, destination.host):
+        rule = entry[1]
+        if not rule.covers_port(port):
+            if rule.action is Action.ALLOW:
+                other_port = other_port or entry
+        elif rule.action is Action.DENY:
+            denying = entry
+            break
+        else:
+            allowing = allowing or entry
+            lifted += _lifted_by(rule, destination.host.address)
+    denial: Reason | None = None
+    deciding = allowing
+    if denying is not None:
+        # Whatever allow rules came before it, so that no order of rules can matter, in audit mode either.
+        denial, deciding, lifted = reasons.DENY_RULE, denying, ()
+    elif allowing is None:
+        deciding = other_port
+        if other_port is not None:
+            denial = reasons.PORT_NOT_ALLOWED
+        elif destination.host.address is not None:
+            denial = reasons.ADDRESS_NOT_ALLOWED
+        else:
+            denial = reasons.HOST_NOT_ALLOWED
+    match = None if deciding is None else Match(policy.policies[deciding[0]].name, deciding[1])
+    closed = policy.denied_networks(client, port)
+    grant = Grant(lifted, closed, audit) if lifted or closed or audit else PUBLIC_ONLY
+    return Decision(denial is None or audit, denial, match, grant)
+
+
+def _lifted_by(rule: Rule, address: IPAddress | None) -> tuple[IPNetwork, ...]:
+    """The networks that a rule opens although they are special-use.
+
+    A cidr rule opens the special-use network that it lies in, and nothing else: `0.0.0.0/0` means the internet.
+    """
+    if isinstance(rule.target, HostPattern):
+        return rule.allow_private
+    special = None if address is None else special_use(address)
+    return (rule.target,) if special is not None and lies_within(rule.target, special.network) else ()
+
+
+def vet_addresses(decision: Decision, addresses: tuple[str, ...], port: int) -> tuple[Vetting, Reason | None]:
+    """Pass the destination's addresses through the gate.
+
+    Returns the vetting and the reason to refuse: None where at least one address may be dialled and nothing was let
+    through by audit mode alone. A destination that is refused although ``vetting.passed`` holds addresses is an audit's
+    would-be denial.
+    """
+    vetting = vet(addresses, port, decision.grant)
+    if not vetting.passed or vetting.would_prohibit:
+        return vetting, reasons.DESTINATION_IP_PROHIBITED
+    return vetting, None

@@ -1,0 +1,42 @@
+"""Exceptions for broken input. A refusal that the policy makes is a value, never an exception.
+
+::
+
+    EgressProxyError
+    ├── HeadError        a request or response head that cannot be understood
+    │   └── BodyError    framing inside a message body that cannot be understood
+    ├── HostError        a text that is neither a host name nor an address
+    └── ConfigError      in ``egress_proxy.config``: a configuration that cannot be used
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from egress_proxy.core.reason import Reason
+
+
+class EgressProxyError(Exception):
+    """The root of every exception that this project raises on purpose."""
+
+
+class HeadError(EgressProxyError):
+    """A message head that is refused.
+
+    ``reason`` is a row of :mod:`egress_proxy.core.reason`; ``detail`` is one sentence of our own words about what is
+    wrong. It never quotes what the client sent, so it is safe to log and to answer.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class BodyError(HeadError):
+    """Chunked framing that is refused (RFC 9112 §7.1)."""
+
+
+class HostError(EgressProxyError):
+    """A text that is neither a host name nor an address; the message says why, in our own words."""

@@ -1,0 +1,47 @@
+"""The audit record: what one line of the log says about one request.
+
+The fields stand in the order in which the line shows them and are left out while they are None. A record is filled in
+while the request goes through the story of :mod:`egress_proxy.net.session`, and written once, at its end.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from egress_proxy.core.reason import Event, Reason
+
+
+class Record(msgspec.Struct, omit_defaults=True):
+    """One request. Never holds credentials, a query string or a body."""
+
+    timestamp: str = ""
+    level: str = ""
+    event: str = ""
+    request_id: str = ""
+    client: str = ""
+    method: str | None = None
+    host: str | None = None
+    port: int | None = None
+    path: str | None = None
+    status: int | None = None
+    code: str | None = None
+    reason: str | None = None
+    policy: str | None = None
+    rule: str | None = None
+    generation: int | None = None
+    address: str | None = None
+    dns_ms: float | None = None
+    connect_ms: float | None = None
+    duration_ms: float | None = None
+    bytes_sent: int | None = None
+    bytes_received: int | None = None
+
+    def conclude(self, event: Event, reason: Reason | None) -> None:
+        """Set how the request ended. ``WOULD_DENY`` is kept: in audit mode that is what the line is for."""
+        if self.event == Event.WOULD_DENY:
+            if reason is None or event is not Event.DENIED:
+                return
+        self.event = event
+        if reason is not None:
+            self.reason = reason.name
+            self.code = reason.code

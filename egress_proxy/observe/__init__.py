@@ -1,0 +1,1 @@
+"""What the proxy tells about itself: audit lines, events and metrics."""

@@ -1,0 +1,345 @@
+"""The command line: what it prints, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import egress_proxy
+from egress_proxy import cli
+from egress_proxy.config.load import Loaded
+from egress_proxy.core.reason import Event
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = str(ROOT / "config" / "egress-proxy.yaml")
+
+BROKEN = "version: 1\npolicies:\n  - {name: everyone, allow: ['*', .example.com]}\n"
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> str:
+    path = tmp_path / "broken.yaml"
+    path.write_text(BROKEN)
+    return str(path)
+
+
+class Said:
+    """What one command printed, and its status."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status = status
+        self.out = out
+        self.err = err
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: str) -> Said:
+        try:
+            status = cli.main(arguments)
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else -1
+        captured = capsys.readouterr()
+        return Said(status, captured.out, captured.err)
+
+    return run
+
+
+# Usage. -----------------------------------------------------------------------------------------------------------
+
+
+def test_version(run: Any) -> None:
+    said = run("--version")
+    assert (said.status, said.out) == (0, f"egress-proxy {egress_proxy.__version__}\n")
+
+
+@pytest.mark.parametrize("verb", [(), ("serve",), ("check",), ("explain",)])
+def test_help(run: Any, verb: tuple[str, ...]) -> None:
+    said = run(*verb, "--help")
+    assert said.status == 0
+    assert said.out.startswith("usage: egress-proxy")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("unknown",),
+        ("check",),
+        ("check", "a", "b"),
+        ("check", "--format", "xml", "a"),
+        ("check", "--form", "json", "a"),
+        ("explain",),
+        ("explain", "--as", "10.0.0.1", "example.com"),
+        ("explain", "--as", "user=me", "example.com"),
+        ("explain", "--as", "client=me", "example.com"),
+        ("explain", "--as", "client=10.0.0.1,namespace=a", "example.com"),
+        ("explain", "--address", "example.com", "example.com"),
+        ("explain", "ftp://example.com"),
+        ("explain", "user:secret@example.com"),
+        ("explain", "example.com:0"),
+        ("explain", ""),
+        ("serve", "extra"),
+        ("serve", "--conf", "x"),
+    ],
+)
+def test_bad_usage(run: Any, arguments: tuple[str, ...]) -> None:
+    said = run(*arguments)
+    assert said.status == 2
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    assert "secret" not in said.err
+    assert "egress-proxy" in said.err
+
+
+# check ------------------------------------------------------------------------------------------------------------
+
+
+def test_check_of_a_good_file(run: Any) -> None:
+    said = run("check", EXAMPLE)
+    assert said.status == 0
+    assert said.out == f"{EXAMPLE}: 3 policies, 11 rules; 0 errors, 0 warnings\n"
+    assert said.err == ""
+
+
+def test_check_of_a_doubtful_file(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text("version: 1\npolicies:\n  - {name: everyone, allow: ['*']}\n")
+    said = run("check", str(path))
+    assert said.status == 0
+    warning, summary = said.out.splitlines()
+    assert warning.startswith(f"{path}:3:30: warning: `*` allows every host")
+    assert summary == f"{path}: 1 policy, 1 rule; 0 errors, 1 warning"
+
+
+def test_check_of_a_broken_file(run: Any, broken: str) -> None:
+    said = run("check", broken)
+    assert said.status == 2
+    warning, error, summary = said.out.splitlines()
+    assert ": warning: " in warning
+    assert error == f'{broken}:3:35: `.example.com` starts with a dot; write "*.example.com"'
+    assert summary == f"{broken}: 1 error, 1 warning"
+
+
+def test_check_as_json(run: Any, broken: str) -> None:
+    said = run("check", "--format", "json", broken)
+    assert said.status == 2
+    told = json.loads(said.out)
+    assert (told["file"], told["valid"]) == (broken, False)
+    assert told["problems"][1] == {
+        "file": broken,
+        "line": 3,
+        "column": 35,
+        "severity": "error",
+        "what": "`.example.com` starts with a dot",
+        "instead": 'write "*.example.com"',
+    }
+    said = run("check", EXAMPLE, "--format=json")
+    assert said.status == 0
+    assert json.loads(said.out) == {
+        "file": EXAMPLE,
+        "valid": True,
+        "policies": 3,
+        "rules": 11,
+        "problems": [],
+    }
+
+
+def test_check_of_no_file(run: Any, tmp_path: Path) -> None:
+    path = str(tmp_path / "none")
+    said = run("check", path)
+    assert said.status == 2
+    assert said.out.splitlines()[0] == f"{path}: there is no such file; name an existing one"
+    said = run("check", path, "--format", "json")
+    assert said.status == 2
+    assert json.loads(said.out)["problems"][0]["line"] is None
+
+
+def test_ctrl_c_is_no_error(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(path: str) -> Loaded:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("egress_proxy.config.load.load", interrupted)
+    said = run("check", EXAMPLE)
+    assert (said.status, said.out, said.err) == (130, "", "")
+
+
+# explain ----------------------------------------------------------------------------------------------------------
+
+
+def test_explain_an_allowed_host(run: Any) -> None:
+    said = run(
+        "explain", "--config", EXAMPLE, "--as", "client=10.20.0.7", "https://www.example.com/"
+    )
+    assert said.status == 0
+    assert said.out.splitlines()[0] == "ALLOWED: www.example.com:443 for the client 10.20.0.7"
+    assert f"by rule: allow *.example.com, of policy builders, at {EXAMPLE}:" in said.out
+
+
+def test_explain_a_denied_host(run: Any) -> None:
+    said = run("explain", "--config", EXAMPLE, "new.example")
+    assert said.status == 1
+    assert said.out.splitlines()[:2] == [
+        "DENIED: new.example:443 for the client 127.0.0.1",
+        "  because: No rule allows this host. (host_not_allowed)",
+    ]
+    assert said.out.endswith("        - {host: new.example, ports: [443]}\n")
+
+
+def test_explain_a_deny_rule(run: Any) -> None:
+    said = run("explain", "--config", EXAMPLE, "gist.github.com")
+    assert said.status == 1
+    assert "deny beats allow" in said.out
+
+
+def test_explain_with_addresses(run: Any) -> None:
+    said = run(
+        "explain",
+        "--config",
+        EXAMPLE,
+        "--address",
+        "10.0.0.1",
+        "--address",
+        "8.8.8.8",
+        "github.com",
+    )
+    assert said.status == 0
+    assert "address: 10.0.0.1 is prohibited: private (10.0.0.0/8)" in said.out
+    assert "address: 8.8.8.8 passes: public" in said.out
+    assert run("explain", "--config", EXAMPLE, "--address", "10.0.0.1", "github.com").status == 1
+
+
+def test_explain_in_audit_mode(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text("version: 1\nmode: audit\npolicies: [{name: a, allow: [example.com]}]\n")
+    said = run("explain", "--config", str(path), "example.org")
+    assert said.status == 1
+    assert said.out.startswith("WOULD_DENY: ")
+
+
+def test_explain_as_json(run: Any) -> None:
+    said = run("explain", "--config", EXAMPLE, "--format", "json", "new.example")
+    assert said.status == 1
+    told = json.loads(said.out)
+    assert (told["outcome"], told["reason"]) == (Event.DENIED, "host_not_allowed")
+
+
+def test_explain_uses_the_packaged_configuration(run: Any) -> None:
+    said = run("explain", "github.com")
+    assert said.status == 0
+    assert "default.yaml:" in said.out
+
+
+def test_explain_with_a_broken_configuration(run: Any, broken: str) -> None:
+    said = run("explain", "--config", broken, "github.com")
+    assert (said.status, said.out) == (2, "")
+    assert "starts with a dot" in said.err
+
+
+# serve ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Loaded, bool]]:
+    """In place of the server."""
+    calls: list[tuple[Loaded, bool]] = []
+
+    def serve(loaded: Loaded, *, packaged_default: bool) -> int:
+        assert Path(loaded.config.source).is_file()
+        calls.append((loaded, packaged_default))
+        return 0
+
+    app = types.ModuleType("egress_proxy.app")
+    app.run = serve  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "egress_proxy.app", app)
+    return calls
+
+
+def test_serve_hands_the_configuration_to_the_server(
+    run: Any, served: list[tuple[Loaded, bool]]
+) -> None:
+    assert run("serve", "--config", EXAMPLE).status == 0
+    ((loaded, packaged_default),) = served
+    assert loaded.config.source == EXAMPLE
+    assert not packaged_default
+
+
+def test_serve_without_a_configuration_takes_the_packaged_one(
+    run: Any, served: list[tuple[Loaded, bool]]
+) -> None:
+    assert run("serve").status == 0
+    ((loaded, packaged_default),) = served
+    assert loaded.config.listen.proxy.is_loopback
+    assert packaged_default
+
+
+def test_serve_refuses_a_broken_configuration(
+    run: Any, served: list[tuple[Loaded, bool]], broken: str
+) -> None:
+    said = run("serve", "--config", broken)
+    assert (said.status, said.out, served) == (2, "", [])
+    assert "starts with a dot" in said.err
+
+
+# Processes. -------------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: str | bytes, **options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "egress_proxy", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        **options,
+    )
+
+
+def test_check_does_not_load_the_server() -> None:
+    script = (
+        "import sys\n"
+        "from egress_proxy.cli import main\n"
+        f"assert main(['check', {EXAMPLE!r}]) == 0\n"
+        "assert main(['explain', 'github.com']) == 0\n"
+        "print(sorted({'asyncio', 'uvloop', 'aiodns', 'structlog', 'prometheus_client'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    rules = "".join(f"      - .h{number}.example.com\n" for number in range(900))
+    path.write_text(f"version: 1\npolicies:\n  - name: everyone\n    allow:\n{rules}")
+    process = command("check", str(path))
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(), err) == (141, b"")
+
+
+def test_a_configuration_from_a_pipe() -> None:
+    process = command("check", "/dev/stdin", stdin=subprocess.PIPE)
+    out, err = process.communicate(BROKEN.encode())
+    assert process.returncode == 2
+    assert out.startswith(b"/dev/stdin:3:30: warning: ")
+    assert err == b""
+
+
+def test_a_file_name_that_is_no_text(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.yaml"
+    process = command("check", name, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    out, err = process.communicate()
+    assert process.returncode == 2
+    assert b"there is no such file" in out
+    assert err == b""
