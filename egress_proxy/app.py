@@ -1,0 +1,191 @@
+"""The composition root: makes the parts, runs them, and ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import os
+import resource
+import signal
+import sys
+import time
+
+import uvloop
+
+from egress_proxy.admin.server import AdminServer
+from egress_proxy.config.errors import ConfigError, Problem
+from egress_proxy.config.load import Loaded
+from egress_proxy.config.model import Config, SocketAddress
+from egress_proxy.config.reload import Reloader
+from egress_proxy.core import reason as reasons
+from egress_proxy.net.listener import Listener
+from egress_proxy.net.poller import Interrupted, Poller
+from egress_proxy.net.relay import PipePool
+from egress_proxy.net.resolver import Resolver
+from egress_proxy.net.session import Worker
+from egress_proxy.observe import events
+from egress_proxy.observe.audit import AuditLog
+from egress_proxy.observe.events import log
+from egress_proxy.observe.metrics import Metrics
+
+#: Seconds between looks at deadlines and at the hosts file.
+_SWEEP = 0.5
+_FLUSH_TIMEOUT = 2.0
+
+
+def run(loaded: Loaded, *, packaged_default: bool) -> int:
+    """Run the proxy until a signal ends it; the exit code."""
+    config = loaded.config
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    events.configure()
+    try:
+        if packaged_default:
+            log.info("packaged_default", note=f"the packaged default policy is in force, on {config.listen.proxy} only")
+        for warning in loaded.warnings:
+            log.warning("config_warning", problem=str(warning))
+        return uvloop.run(App(config).run())
+    finally:
+        events.close()
+
+
+class App:
+    """The running proxy, as the admin port sees it."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.generation = 1
+        self.loaded_at = time.time()
+        self.ready = False
+        self.draining = False
+        self._audit = AuditLog(config.audit)
+        self.metrics = Metrics(lambda: self._audit.dropped)
+        self._stop = asyncio.Event()
+        self._kill = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._reloader = Reloader(
+            config.source, config, self._swap, self._broken, on_warnings=self._warn
+        )
+        self._worker: Worker | None = None
+
+    async def reload(self) -> None:
+        """Load the configuration again. Raises ConfigError."""
+        result = await self._reloader.reload()
+        if result.error is not None:
+            raise result.error
+
+    async def run(self) -> int:
+        """Serve until told to stop, drain, and flush; the exit code."""
+        loop = asyncio.get_running_loop()
+        poller = Poller(loop)
+        worker = self._worker = Worker(
+            poller, Resolver(self.config.dns, loop), PipePool(), self._audit, self.metrics, self.config
+        )
+        self.metrics.policy_loaded(
+            self.generation, self.config.digest, self.config.policy.rule_count, self.loaded_at
+        )
+        admin = AdminServer(self)
+        try:
+            try:
+                listener = Listener(worker, self.config.listen.proxy)
+            except OSError as error:
+                return _cannot_listen(self.config.listen.proxy, error)
+            try:
+                await admin.start()
+            except OSError as error:
+                listener.close()
+                return _cannot_listen(self.config.listen.admin, error)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._on_stop)
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+            self._start(self._reloader.watch())
+            self._start(self._sweep(worker))
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(50_000, 20, 50)
+            listener.start()
+            self.ready = True
+            admin_host = self.config.listen.admin.host
+            log.info(
+                "listening", proxy=str(listener.address), admin=str(SocketAddress(admin_host, admin.port))
+            )
+            await self._stop.wait()
+            self.draining = worker.draining = True
+            log.info("draining", connections=self.metrics.connections_active)
+            listener.close()
+            await self._drain(worker)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await admin.close()
+            await worker.resolver.close()
+            poller.shut()
+            worker.pipes.shut()
+            await loop.run_in_executor(None, self._audit.close, _FLUSH_TIMEOUT)
+        log.info("stopped")
+        return 0
+
+    async def _drain(self, worker: Worker) -> None:
+        for strand in list(worker.poller.strands):
+            if strand.idle:
+                strand.throw(Interrupted(reasons.DRAINING))
+        end = worker.poller.loop.time() + self.config.drain_timeout
+        while worker.poller.strands and worker.poller.loop.time() < end and not self._kill.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._kill.wait(), 0.05)
+        for strand in list(worker.poller.strands):
+            strand.throw(Interrupted(reasons.DRAIN_TIMEOUT))
+
+    async def _sweep(self, worker: Worker) -> None:
+        loop = worker.poller.loop
+        while True:
+            before = loop.time()
+            await asyncio.sleep(_SWEEP)
+            self.metrics.loop_lag_seconds = max(0.0, loop.time() - before - _SWEEP)
+            worker.poller.sweep()
+            worker.resolver.look_at_hosts_file()
+
+    def _start(self, coroutine: object) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
+        self._tasks.append(task)
+
+    def _on_stop(self) -> None:
+        if self._stop.is_set():
+            self._kill.set()
+        self._stop.set()
+
+    def _on_hangup(self) -> None:
+        self._start(self._reload_quietly())
+
+    async def _reload_quietly(self) -> None:
+        await self._reloader.reload()
+
+    def _swap(self, config: Config, generation: int) -> None:
+        self.config, self.generation, self.loaded_at = config, generation, time.time()
+        if self._worker is not None:
+            self._worker.config, self._worker.generation = config, generation
+        self.metrics.policy_loaded(generation, config.digest, config.policy.rule_count, self.loaded_at)
+        log.info("policy_reloaded", generation=generation, rules=config.policy.rule_count)
+
+    def _broken(self, error: ConfigError) -> None:
+        self.metrics.reload_failed()
+        log.error("reload_failed", problems=[str(problem) for problem in error.problems[:20]])
+
+    def _warn(self, warnings: tuple[Problem, ...]) -> None:
+        for warning in warnings:
+            log.warning("config_warning", problem=str(warning))
+
+
+def _cannot_listen(address: SocketAddress, error: OSError) -> int:
+    known = {
+        errno.EADDRINUSE: "the port is in use by another process",
+        errno.EACCES: "permission denied (ports below 1024 need a privilege)",
+        errno.EADDRNOTAVAIL: "this machine has no such address",
+    }
+    why = known.get(error.errno or 0) or os.strerror(error.errno or 0)
+    print(f"egress-proxy: cannot listen on {address}: {why}", file=sys.stderr)
+    return 2

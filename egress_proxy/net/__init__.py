@@ -1,0 +1,1 @@
+"""Sockets: accepting, resolving, dialling and relaying."""

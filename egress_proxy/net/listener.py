@@ -1,0 +1,97 @@
+"""Accepting client connections."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+from egress_proxy.config.model import SocketAddress
+from egress_proxy.core import reason as reasons
+from egress_proxy.core.answer import refusal
+from egress_proxy.core.reason import Event
+from egress_proxy.core.record import Record
+from egress_proxy.net.poller import Strand
+from egress_proxy.net.session import Worker, serve_client
+
+_BACKLOG = 4096
+#: Connections accepted per event at most, so that those already there keep their turn.
+_BATCH = 64
+#: Seconds for which the kernel may hold back a connection whose client has not sent anything.
+_DEFER_ACCEPT = 1
+#: Seconds without accepting after descriptors have run out.
+_PAUSE = 0.5
+
+
+class Listener:
+    """The proxy's listening socket."""
+
+    def __init__(self, worker: Worker, address: SocketAddress) -> None:
+        """Bind and listen. Raises OSError."""
+        self._worker = worker
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_ACCEPT)
+            self._socket.bind((address.host, address.port))
+            self._socket.listen(_BACKLOG)
+        except OSError:
+            self._socket.close()
+            raise
+
+    @property
+    def address(self) -> SocketAddress:
+        host, port = self._socket.getsockname()[:2]
+        return SocketAddress(host, port)
+
+    def start(self) -> None:
+        self._worker.poller.listen(self._socket.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Stop accepting. May be called twice."""
+        if self._socket.fileno() >= 0:
+            self._worker.poller.unlisten(self._socket.fileno())
+            self._socket.close()
+
+    def _accept(self, _mask: int) -> None:
+        worker = self._worker
+        for _ in range(_BATCH):
+            try:
+                # The private call leaves out a socket object, 2 µs per connection.
+                fd, peer = self._socket._accept()  # type: ignore[attr-defined]
+            except BlockingIOError:
+                return
+            except OSError:
+                self._pause()
+                return
+            os.set_blocking(fd, False)
+            if worker.metrics.connections_active >= worker.config.limits.connections:
+                self._turn_away(fd, peer[0])
+                continue
+            strand = Strand(worker.poller)
+            strand.start(serve_client(worker, strand, fd, peer[0]))
+
+    def _pause(self) -> None:
+        self._worker.poller.unlisten(self._socket.fileno())
+        self._worker.poller.loop.call_later(_PAUSE, self._go_on)
+
+    def _go_on(self) -> None:
+        if self._socket.fileno() >= 0:
+            self.start()
+
+    def _turn_away(self, fd: int, client: str) -> None:
+        worker = self._worker
+        record = Record(request_id=worker.request_id(), client=client, generation=worker.generation)
+        record.conclude(Event.FAILED, reasons.OVERLOADED)
+        record.status = reasons.OVERLOADED.status
+        answer = refusal(reasons.OVERLOADED, request_id=record.request_id, keep_alive=False, method="GET")
+        with contextlib.suppress(OSError):
+            # Reading first: closing with the request unread would reset the answer away.
+            with contextlib.suppress(BlockingIOError):
+                os.read(fd, 65536)
+            os.write(fd, answer)
+        os.close(fd)
+        worker.audit.write(record)
+        worker.metrics.finished(record)

@@ -1,0 +1,210 @@
+"""One private edge-triggered epoll nested in the event loop, and the coroutines that it steps.
+
+A descriptor is registered once for everything and never modified. Code tries an operation first and waits only after EAGAIN,
+so an edge that comes while nobody waits is never missed. No asyncio Task, Future, transport or timer exists per connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar
+
+from egress_proxy.core.errors import EgressProxyError
+from egress_proxy.core.reason import Reason
+
+T = TypeVar("T")
+
+_HANGUP = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
+READABLE = select.EPOLLIN | _HANGUP
+WRITABLE = select.EPOLLOUT | _HANGUP
+GONE = _HANGUP
+_EVERYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_BATCH = 512
+
+
+class Interrupted(EgressProxyError):
+    """The proxy ends a connection of its own accord; ``reason`` says why."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.name)
+        self.reason = reason
+
+
+class Poller:
+    """The descriptors of one worker and who is told about them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.now = loop.time()
+        self.strands: set[Strand] = set()
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._again: deque[Callable[[], None]] = deque()
+        self._doomed: list[int] = []
+        self._running = False
+        loop.add_reader(self._epoll.fileno(), self._run)
+
+    def watch(self, fd: int, handler: Callable[[int], None]) -> None:
+        """Tell handler about every edge of a descriptor."""
+        self._handlers[fd] = handler
+        self._epoll.register(fd, _EVERYTHING)
+
+    def listen(self, fd: int, handler: Callable[[int], None]) -> None:
+        """Tell handler as long as a listening socket has connections to accept (level-triggered)."""
+        self._handlers[fd] = handler
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def unlisten(self, fd: int) -> None:
+        """Stop telling about a listening socket, which stays open."""
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def hand_over(self, fd: int, handler: Callable[[int], None]) -> None:
+        """Tell another handler from now on."""
+        self._handlers[fd] = handler
+
+    def again(self, call: Callable[[], None]) -> None:
+        """Call after the others of this batch have had their turn."""
+        self._again.append(call)
+        if not self._running and len(self._again) == 1:
+            self.loop.call_soon(self._run)
+
+    def close(self, fd: int) -> None:
+        """Forget and close a descriptor: at the end of the batch, so that no stale event reaches a reused number."""
+        self._handlers.pop(fd, None)
+        if self._running:
+            self._doomed.append(fd)
+        else:
+            os.close(fd)
+
+    def sweep(self) -> None:
+        """Throw TimeoutError into every coroutine whose deadline has passed."""
+        self.now = now = self.loop.time()
+        for strand in [strand for strand in self.strands if strand.deadline <= now]:
+            strand.throw(TimeoutError())
+
+    def shut(self) -> None:
+        """Stop for good; the descriptors have been closed by their owners."""
+        if not self._epoll.closed:
+            self.loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+
+    def _run(self) -> None:
+        if self._epoll.closed:
+            return
+        self.now = self.loop.time()
+        handlers = self._handlers
+        self._running = True
+        try:
+            for fd, mask in self._epoll.poll(0, _BATCH):
+                handler = handlers.get(fd)
+                if handler is not None:
+                    handler(mask)
+            for _ in range(len(self._again)):
+                self._again.popleft()()
+        finally:
+            self._running = False
+            for fd in self._doomed:
+                os.close(fd)
+            self._doomed.clear()
+        if self._again:
+            self.loop.call_soon(self._run)
+
+
+@types.coroutine
+def _pause() -> Generator[None, None, None]:
+    yield
+
+
+class Strand:
+    """One connection's coroutine, stepped by the poller instead of by a Task."""
+
+    __slots__ = ("_coroutine", "_future", "_want", "deadline", "idle", "poller")
+
+    def __init__(self, poller: Poller) -> None:
+        self.poller = poller
+        self.deadline = float("inf")
+        self.idle = False
+        """Whether it waits for a request to begin, so that draining may end it at once."""
+        self._want = 0
+        self._future: asyncio.Future[Any] | None = None
+        self._coroutine: Coroutine[None, None, None] | None = None
+
+    def start(self, coroutine: Coroutine[None, None, None]) -> None:
+        """Run the coroutine up to its first wait. It handles its own exceptions."""
+        self._coroutine = coroutine
+        self.poller.strands.add(self)
+        self.resume()
+
+    def wake(self, mask: int) -> None:
+        """Handler for the poller: go on if this is what the coroutine waits for."""
+        if mask & self._want:
+            self.resume()
+
+    def resume(self) -> None:
+        """Go on."""
+        coroutine = self._coroutine
+        if coroutine is None:
+            return
+        try:
+            coroutine.send(None)
+        except StopIteration:
+            self._finish()
+        except BaseException:
+            self._finish()
+            raise
+
+    def throw(self, error: Exception) -> None:
+        """Raise an exception where the coroutine waits."""
+        coroutine = self._coroutine
+        if coroutine is None:
+            return
+        self.deadline = float("inf")
+        try:
+            coroutine.throw(error)
+        except StopIteration:
+            self._finish()
+        except BaseException:
+            self._finish()
+            raise
+
+    async def until(self, want: int, deadline: float) -> None:
+        """Wait for an edge of any of this connection's descriptors.
+
+        Raises TimeoutError after deadline (loop time, in seconds).
+        """
+        self._want = want
+        self.deadline = deadline
+        try:
+            await _pause()
+        finally:
+            self._want = 0
+
+    async def parked(self, deadline: float) -> None:
+        """Wait until somebody calls resume(). Raises TimeoutError after deadline."""
+        self.deadline = deadline
+        await _pause()
+
+    async def result_of(self, future: asyncio.Future[T], deadline: float) -> T:
+        """Wait for a future of asyncio's, which others may wait for too. Raises TimeoutError, or what the future raises."""
+        self._future = future
+        self.deadline = deadline
+        future.add_done_callback(self._future_done)
+        try:
+            await _pause()
+        finally:
+            self._future = None
+        return future.result()
+
+    def _future_done(self, future: asyncio.Future[Any]) -> None:
+        if self._future is future:
+            self.resume()
+
+    def _finish(self) -> None:
+        self._coroutine = None
+        self.poller.strands.discard(self)

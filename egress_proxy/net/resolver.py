@@ -1,0 +1,133 @@
+"""Names to addresses: the hosts file first, then the name servers, with a bounded cache that honours TTLs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from ipaddress import ip_address
+from typing import Any
+
+import aiodns
+
+from egress_proxy.config.model import Dns
+from egress_proxy.core import reason as reasons
+from egress_proxy.core.errors import HostError
+from egress_proxy.core.names import canonical_host
+from egress_proxy.core.reason import Reason
+
+#: c-ares' codes: no data, server failure, not found, refused, timeout.
+_NO_DATA, _NOT_FOUND, _TIMEOUT = 1, 4, 12
+
+Answer = tuple[str, ...] | Reason
+
+
+class Resolver:
+    """Resolves absolute names; the search list is never applied."""
+
+    def __init__(self, settings: Dns, loop: asyncio.AbstractEventLoop) -> None:
+        self._settings = settings
+        self._loop = loop
+        options: dict[str, Any] = {"timeout": max(settings.timeout / 2, 0.05), "tries": 2}
+        if settings.servers:
+            options["servers"] = list(settings.servers)
+        self._channel = aiodns.DNSResolver(loop=loop, **options)
+        self._cache: dict[str, tuple[float, Answer]] = {}
+        self._asking: dict[str, asyncio.Task[Answer]] = {}
+        self._hosts: dict[str, tuple[str, ...]] = {}
+        self._hosts_seen: tuple[int, int, int] | None = None
+        self.look_at_hosts_file()
+
+    def cached(self, name: str, now: float) -> Answer | None:
+        """What is known without asking."""
+        found = self._hosts.get(name)
+        if found is not None:
+            return found
+        kept = self._cache.get(name)
+        return kept[1] if kept is not None and now < kept[0] else None
+
+    def ask(self, name: str) -> asyncio.Future[Answer]:
+        """Ask the servers; all who ask for a name at the same time share one question."""
+        task = self._asking.get(name)
+        if task is None:
+            task = self._loop.create_task(self._ask(name))
+            self._asking[name] = task
+            task.add_done_callback(lambda _: self._asking.pop(name, None))
+        return task
+
+    def look_at_hosts_file(self) -> None:
+        """Read the hosts file again if it has changed; one that cannot be read is empty."""
+        path = self._settings.hosts_file
+        try:
+            status = os.stat(path)
+            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if seen == self._hosts_seen:
+                return
+            with open(path, encoding="utf-8", errors="replace") as file:
+                lines = file.read().splitlines()
+        except OSError:
+            self._hosts, self._hosts_seen = {}, None
+            return
+        self._hosts_seen = seen
+        hosts: dict[str, tuple[str, ...]] = {}
+        for line in lines:
+            words = line.partition("#")[0].split()
+            for word in words[1:]:
+                try:
+                    address = str(ip_address(words[0]))
+                    name = canonical_host(word).text
+                except (ValueError, HostError):
+                    continue
+                hosts[name] = (*hosts.get(name, ()), address)
+        self._hosts = hosts
+
+    async def close(self) -> None:
+        """Give up what is being asked."""
+        tasks = list(self._asking.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._channel.close()
+
+    async def _ask(self, name: str) -> Answer:
+        settings = self._settings
+        try:
+            async with asyncio.timeout(settings.timeout):
+                four, six = await asyncio.gather(self._query(name, "A"), self._query(name, "AAAA"))
+        except TimeoutError:
+            four = six = reasons.DNS_TIMEOUT, 0.0
+        addresses: tuple[str, ...] = ()
+        ttl = settings.max_ttl
+        for found, seconds in (four, six):
+            if not isinstance(found, Reason):
+                addresses += found
+                ttl = min(ttl, seconds)
+        answer: Answer = addresses
+        if not addresses:
+            failures = [found for found, _ in (four, six) if isinstance(found, Reason)]
+            telling = [reason for reason in failures if reason is not reasons.DNS_NO_ADDRESS]
+            answer = telling[0] if telling else reasons.DNS_NO_ADDRESS
+            ttl = settings.negative_ttl
+        else:
+            ttl = max(ttl, settings.min_ttl)
+        if len(self._cache) >= settings.cache_entries:
+            self._cache.pop(next(iter(self._cache)))
+        self._cache.pop(name, None)
+        self._cache[name] = (self._loop.time() + ttl, answer)
+        return answer
+
+    async def _query(self, name: str, kind: str) -> tuple[Answer, float]:
+        """The addresses of one kind and their TTL in seconds."""
+        try:
+            result = await self._channel.query_dns(name, kind)
+        except aiodns.error.DNSError as error:
+            code = error.args[0] if error.args else 0
+            if code == _NOT_FOUND:
+                return reasons.DNS_NXDOMAIN, 0.0
+            if code == _NO_DATA:
+                return reasons.DNS_NO_ADDRESS, 0.0
+            return (reasons.DNS_TIMEOUT if code == _TIMEOUT else reasons.DNS_FAILURE), 0.0
+        # c-ares keeps the chain of CNAMEs in the answer; only records that hold an address count.
+        records = [(record.data.addr, record.ttl) for record in result.answer if hasattr(record.data, "addr")]
+        if not records:
+            return reasons.DNS_NO_ADDRESS, 0.0
+        return tuple(address for address, _ in records), float(min(ttl for _, ttl in records))
