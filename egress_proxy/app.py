@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import itertools
 import os
 import resource
 import signal
@@ -22,7 +23,6 @@ from egress_proxy.config.reload import Reloader
 from egress_proxy.core import reason as reasons
 from egress_proxy.net.listener import Listener
 from egress_proxy.net.poller import Interrupted, Poller
-from egress_proxy.net.relay import PipePool
 from egress_proxy.net.resolver import Resolver
 from egress_proxy.net.session import Worker
 from egress_proxy.observe import events
@@ -30,8 +30,10 @@ from egress_proxy.observe.audit import AuditLog
 from egress_proxy.observe.events import log
 from egress_proxy.observe.metrics import Metrics
 
-#: Seconds between looks at deadlines and at the hosts file.
-_SWEEP = 0.5
+#: Seconds between looks at deadlines.
+_SWEEP = 0.1
+#: Sweeps between looks at the hosts file.
+_HOSTS_FILE = 10
 _FLUSH_TIMEOUT = 2.0
 
 
@@ -82,7 +84,7 @@ class App:
         loop = asyncio.get_running_loop()
         poller = Poller(loop)
         worker = self._worker = Worker(
-            poller, Resolver(self.config.dns, loop), PipePool(), self._audit, self.metrics, self.config
+            poller, Resolver(self.config.dns, loop), self._audit, self.metrics, self.config
         )
         self.metrics.policy_loaded(
             self.generation, self.config.digest, self.config.policy.rule_count, self.loaded_at
@@ -130,24 +132,26 @@ class App:
         return 0
 
     async def _drain(self, worker: Worker) -> None:
-        for strand in list(worker.poller.strands):
-            if strand.idle:
-                strand.throw(Interrupted(reasons.DRAINING))
-        end = worker.poller.loop.time() + self.config.drain_timeout
-        while worker.poller.strands and worker.poller.loop.time() < end and not self._kill.is_set():
+        """Let what runs come to its end, for as long as the configuration says."""
+        connections = worker.poller.connections
+        for connection in list(connections):
+            if connection.idle:
+                connection.interrupt(Interrupted(reasons.DRAINING))
+        end = time.monotonic() + self.config.drain_timeout
+        while connections and time.monotonic() < end and not self._kill.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._kill.wait(), 0.05)
-        for strand in list(worker.poller.strands):
-            strand.throw(Interrupted(reasons.DRAIN_TIMEOUT))
+        for connection in list(connections):
+            connection.interrupt(Interrupted(reasons.DRAIN_TIMEOUT))
 
     async def _sweep(self, worker: Worker) -> None:
-        loop = worker.poller.loop
-        while True:
-            before = loop.time()
+        for turn in itertools.count(1):
+            before = time.monotonic()
             await asyncio.sleep(_SWEEP)
-            self.metrics.loop_lag_seconds = max(0.0, loop.time() - before - _SWEEP)
+            self.metrics.loop_lag_seconds = max(0.0, time.monotonic() - before - _SWEEP)
             worker.poller.sweep()
-            worker.resolver.look_at_hosts_file()
+            if turn % _HOSTS_FILE == 0:
+                worker.resolver.look_at_hosts_file()
 
     def _start(self, coroutine: object) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
@@ -167,7 +171,7 @@ class App:
     def _swap(self, config: Config, generation: int) -> None:
         self.config, self.generation, self.loaded_at = config, generation, time.time()
         if self._worker is not None:
-            self._worker.config, self._worker.generation = config, generation
+            self._worker.adopt(config, generation)
         self.metrics.policy_loaded(generation, config.digest, config.policy.rule_count, self.loaded_at)
         log.info("policy_reloaded", generation=generation, rules=config.policy.rule_count)
 

@@ -169,7 +169,8 @@ class VettedAddress:
         return f"VettedAddress({self.ip!r}, {self.port})"
 
 
-@dataclass(frozen=True, slots=True)
+# Compared by identity: it is part of a cache's key with each request, and deny rules may name many networks.
+@dataclass(frozen=True, slots=True, eq=False)
 class Grant:
     """What a decision lets the gate pass, beyond public addresses."""
 
@@ -192,7 +193,7 @@ class Vetting:
     prohibited: tuple[str, ...]
     """Addresses that were dropped."""
     would_prohibit: bool = False
-    """Whether an address passed only because the grant is an audit's."""
+    """Whether what passed did so only because the grant is an audit's."""
 
 
 def vet(addresses: Iterable[str], port: int, grant: Grant = PUBLIC_ONLY) -> Vetting:
@@ -200,41 +201,36 @@ def vet(addresses: Iterable[str], port: int, grant: Grant = PUBLIC_ONLY) -> Vett
 
     What isn't an address is prohibited too: a gate that cannot read an address does not let it pass. What passes
     carries the canonical text of the value that was judged, not the text that came, so that the dialler reads the same.
+    An audit's grant passes what is prohibited only where nothing else passes, as that alone would have been refused.
     """
+    return _vet(tuple(addresses), port, grant)
+
+
+# The verdict about an address does not change, and a busy destination asks for it with every request. Bounded, because
+# answers of name servers choose the keys.
+@lru_cache(maxsize=8192)
+def _vet(addresses: tuple[str, ...], port: int, grant: Grant) -> Vetting:
     passed: list[VettedAddress] = []
+    audited: list[tuple[str, VettedAddress]] = []
     prohibited: list[str] = []
-    would_prohibit = False
     for text in addresses:
-        verdict, ip = _verdict(text, grant)
-        if verdict is _Verdict.PROHIBITED:
+        try:
+            address = plain_address(ip_address(text))
+        except ValueError:
             prohibited.append(text)
             continue
-        would_prohibit |= verdict is _Verdict.AUDITED
-        passed.append(VettedAddress(ip, port, gate=_GATE))
-    return Vetting(tuple(passed), tuple(prohibited), would_prohibit)
-
-
-class _Verdict:
-    PASSED: Final = "passed"
-    AUDITED: Final = "audited"
-    PROHIBITED: Final = "prohibited"
-
-
-# A decision's answer for an address does not change, and a busy destination asks for it with every request.
-@lru_cache(maxsize=16384)
-def _verdict(text: str, grant: Grant) -> tuple[str, str]:
-    """The verdict, and the canonical text of the address."""
-    try:
-        address = plain_address(ip_address(text))
-    except ValueError:
-        return _Verdict.PROHIBITED, ""
-    special = special_use(address)
-    lifted = special is None or any(lifts(network, address, special) for network in grant.allow)
-    if lifted and not _denied(address, grant.deny):
-        return _Verdict.PASSED, str(address)
-    if grant.audit and (special is None or not special.guarded):
-        return _Verdict.AUDITED, str(address)
-    return _Verdict.PROHIBITED, ""
+        special = special_use(address)
+        lifted = special is None or any(lifts(network, address, special) for network in grant.allow)
+        if lifted and not _denied(address, grant.deny):
+            passed.append(VettedAddress(str(address), port, gate=_GATE))
+            continue
+        if grant.audit and (special is None or not special.guarded):
+            audited.append((text, VettedAddress(str(address), port, gate=_GATE)))
+        else:
+            prohibited.append(text)
+    if audited and not passed:
+        return Vetting(tuple(vetted for _, vetted in audited), tuple(prohibited), True)
+    return Vetting(tuple(passed), (*prohibited, *(text for text, _ in audited)))
 
 
 def _denied(address: IPAddress, networks: tuple[IPNetwork, ...]) -> bool:

@@ -13,6 +13,9 @@ from egress_proxy.core.names import Authority, IPAddress
 from egress_proxy.core.policy import Action, CompiledPolicy, HostPattern, Match, Mode, Rule
 from egress_proxy.core.reason import Reason
 
+#: Decisions that are remembered. Clients choose the destinations, so there is a bound: about 4 MiB.
+_MEMO_SIZE = 8192
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -33,6 +36,17 @@ def decide(policy: CompiledPolicy, client: str, destination: Authority) -> Decis
 
     Over all policies that apply to the client: deny beats allow, and what nothing allows is denied.
     """
+    memo: dict[tuple[frozenset[int], Authority], Decision] = policy.memo
+    key = (policy.applicable(client), destination)
+    decision = memo.get(key)
+    if decision is None:
+        if len(memo) >= _MEMO_SIZE:
+            memo.clear()
+        decision = memo[key] = _decide(policy, client, destination)
+    return decision
+
+
+def _decide(policy: CompiledPolicy, client: str, destination: Authority) -> Decision:
     audit = policy.mode is Mode.AUDIT
     port = destination.port
     allowing: tuple[int, Rule] | None = None
@@ -83,9 +97,8 @@ def _lifted_by(rule: Rule, address: IPAddress | None) -> tuple[IPNetwork, ...]:
 def vet_addresses(decision: Decision, addresses: tuple[str, ...], port: int) -> tuple[Vetting, Reason | None]:
     """Pass the destination's addresses through the gate.
 
-    Returns the vetting and the reason to refuse: None where at least one address may be dialled and nothing was let
-    through by audit mode alone. A destination that is refused although ``vetting.passed`` holds addresses is an audit's
-    would-be denial.
+    Returns the vetting and the reason to refuse: None where an address may be dialled. A destination that is refused
+    although ``vetting.passed`` holds addresses is an audit's would-be denial.
     """
     vetting = vet(addresses, port, decision.grant)
     if not vetting.passed or vetting.would_prohibit:

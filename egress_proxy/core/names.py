@@ -70,8 +70,6 @@ def host_of_address(address: IPAddress) -> Host:
     return Host(str(address), address)
 
 
-# Bounded, because clients choose the keys: at most 8,192 names of 253 characters.
-@lru_cache(maxsize=8192)
 def canonical_host(text: str) -> Host:
     """Parse a host name, or an IPv4 address in any spelling that a resolver takes (``127.1``, ``0x7f000001``).
 
@@ -104,6 +102,8 @@ def canonical_ipv6(text: str) -> Host:
         raise HostError("the text in brackets is not an IPv6 address") from None
 
 
+# Bounded, because clients choose the keys; only what was understood is kept, so none is longer than 260 bytes.
+@lru_cache(maxsize=8192)
 def parse_authority(text: bytes, default_port: int | None) -> Authority:
     """Parse ``host:port`` or ``[IPv6]:port``, the authority of a request target or of a Host field.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import ip_address
+from typing import Any
 
 from egress_proxy.core.addresses import IPNetwork
 from egress_proxy.core.names import Authority, Host, IPAddress, plain_address
@@ -96,7 +97,10 @@ _Entry = tuple[int, Rule]
 class CompiledPolicy:
     """All policies of one configuration, ready to be asked. Immutable once made."""
 
-    __slots__ = ("_any", "_applicable", "_below", "_exact", "_networks", "mode", "policies", "rule_count")
+    __slots__ = (
+        *("_any", "_applicable", "_below", "_closed", "_exact", "_networks"),
+        *("memo", "mode", "policies", "rule_count"),
+    )
 
     def __init__(self, policies: Iterable[Policy], mode: Mode = Mode.ENFORCE) -> None:
         self.policies = tuple(policies)
@@ -123,6 +127,9 @@ class CompiledPolicy:
         self._below = dict(below)
         # Bounded, because whoever can connect chooses the keys.
         self._applicable = lru_cache(maxsize=65536)(self._find_applicable)
+        self._closed = lru_cache(maxsize=1024)(self._find_closed)
+        self.memo: dict[Any, Any] = {}
+        """Where :mod:`egress_proxy.core.decide` keeps what it has worked out, for as long as this policy lives."""
 
     def applicable(self, client: str) -> frozenset[int]:
         """The numbers of the policies that apply to a client's IP address."""
@@ -145,9 +152,9 @@ class CompiledPolicy:
 
     def denied_networks(self, client: str, port: int) -> tuple[IPNetwork, ...]:
         """The networks that deny rules close for this client and port, behind names too."""
-        if not self._networks:
-            return ()
-        applicable = self.applicable(client)
+        return self._closed(self.applicable(client), port) if self._networks else ()
+
+    def _find_closed(self, applicable: frozenset[int], port: int) -> tuple[IPNetwork, ...]:
         return tuple(
             network
             for network, (number, rule) in self._networks

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from egress_proxy.core import reason as reasons
 from egress_proxy.core.body import LAST_CHUNK, ChunkedDecoder, encode_chunk
-from egress_proxy.core.errors import HeadError
+from egress_proxy.core.errors import BodyError, HeadError
 from egress_proxy.core.http1 import (
     END_OF_HEAD,
     Framing,
     HeadLimits,
     ProxyRequest,
+    ResponseHead,
     client_response,
     origin_request,
     parse_response,
@@ -27,9 +29,9 @@ _CHUNK = 64 * 1024
 
 
 class SourceError(Exception):
-    """The side that sends a body went away or sent what cannot be understood."""
+    """The side that sends a body went away, or sent what cannot be understood: then ``reason`` says what."""
 
-    def __init__(self, reason: Reason | None) -> None:
+    def __init__(self, reason: Reason | None = None) -> None:
         super().__init__()
         self.reason = reason
 
@@ -38,23 +40,39 @@ class SinkError(Exception):
     """The side that takes a body went away."""
 
 
+class Failed(Exception):
+    """The exchange cannot go on; ``reason`` says why."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.name)
+        self.reason = reason
+
+
 class _Body:
-    """One message body on its way, with what goes before it."""
+    """One message body on its way from a source to a sink, with the head that goes before it."""
 
-    __slots__ = ("_decoder", "_framing", "_out", "_remaining", "_rechunk", "_sink", "_source", "ended", "rest", "total")
+    __slots__ = ("_decoder", "_framing", "_out", "_remaining", "_sink", "_source", "_until_close", "ended", "rest", "total")
 
-    def __init__(self, source: int, sink: int, head: bytes, early: bytes, framing: Framing, length: int, rechunk: bool):
+    def __init__(
+        self, source: int, sink: int, head: bytes, early: bytes, framing: Framing, length: int, *, until_close: bool
+    ) -> None:
+        """early are bytes behind the source's head. With until_close the sink is told the end by closing, not by chunks.
+
+        Raises SourceError.
+        """
         self._source = source
         self._sink = sink
         self._out = head
         self._framing = framing
         self._remaining = length
-        self._rechunk = rechunk
+        self._until_close = until_close
         self._decoder = ChunkedDecoder() if framing is Framing.CHUNKED else None
         self.ended = framing is Framing.NONE or (framing is Framing.LENGTH and length == 0)
+        """Whether all has come from the source."""
         self.rest = b""
         """What the source sent behind the body."""
         self.total = -len(head)
+        """Bytes that the sink has taken, its head not counted; negative while that is on its way."""
         if self.ended:
             self.rest = early
         elif early:
@@ -67,37 +85,39 @@ class _Body:
 
     @property
     def blocked(self) -> bool:
+        """Whether the sink takes nothing now."""
         return bool(self._out)
 
-    def pump(self) -> None:
-        """Move bytes until the source is drained, the sink is blocked, or the body is done.
+    def pump(self) -> bool:
+        """Move bytes until the source is drained, the sink is blocked, or the body is done; whether any moved.
 
         Raises SourceError, SinkError.
         """
+        before = self.total
         while True:
             while self._out:
                 try:
                     written = os.write(self._sink, self._out)
                 except BlockingIOError:
-                    return
+                    return self.total != before
                 except OSError:
                     raise SinkError from None
                 self.total += written
                 self._out = self._out[written:]
             if self.ended:
-                return
+                return self.total != before
             try:
                 data = os.read(self._source, _CHUNK)
             except BlockingIOError:
-                return
+                return self.total != before
             except OSError:
-                raise SourceError(None) from None
+                raise SourceError from None
             if data:
                 self._take(data)
             elif self._framing is Framing.UNTIL_CLOSE:
                 self.ended = True
             else:
-                raise SourceError(None)
+                raise SourceError
 
     def _take(self, data: bytes) -> None:
         if self._framing is Framing.LENGTH:
@@ -111,130 +131,153 @@ class _Body:
         else:
             try:
                 pieces = self._decoder.feed(data)
-            except HeadError as error:
+            except BodyError as error:
                 raise SourceError(error.reason) from None
-            self._out += b"".join(map(encode_chunk, pieces) if self._rechunk else pieces)
+            self._out += b"".join(pieces if self._until_close else map(encode_chunk, pieces))
             if self._decoder.done:
                 self.ended = True
                 self.rest = self._decoder.rest
-                if self._rechunk:
+                if not self._until_close:
                     self._out += LAST_CHUNK
 
 
 class Exchange:
-    """One request and its answer."""
+    """One request and its answer, on two watched connections."""
 
     def __init__(self, strand: Strand, client: int, origin: int, request: ProxyRequest, early: bytes) -> None:
+        """early is what the client sent behind the request's head."""
         self._strand = strand
         self._client = client
         self._origin = origin
         self._request = request
         self._early = early
+        self._answer = b""
+        self._origin_takes = True
         self.status: int | None = None
-        """Status of the origin's answer once its head has been passed on."""
+        """Status of the origin's answer, once its head is on its way to the client."""
         self.keep_alive = False
+        """Whether the client's connection can carry another request."""
         self.rest = b""
         """What the client sent behind this request."""
         self.sent = 0
         self.received = 0
 
-    async def run(self, limits: HeadLimits, timeouts: Timeouts, keep_alive: bool) -> Reason | None:
-        """Carry it through; the reason why it failed, or None. Raises TimeoutError when a body has been idle for too long."""
+    async def run(self, limits: HeadLimits, timeouts: Timeouts, *, keep_alive: bool) -> Reason | None:
+        """Carry it through; the reason why it failed, or None.
+
+        Raises Interrupted.
+        """
         request = self._request
-        poller = self._strand.poller
-        buffer = b""
-        download: _Body | None = None
         try:
-            upload = _Body(
-                self._client, self._origin, origin_request(request), self._early, request.framing, request.length, True
-            )
-        except SourceError as error:
-            return error.reason or reasons.CLIENT_ABORTED
-        uploading = True
-        deadline = poller.loop.time() + timeouts.response
+            try:
+                upload = _Body(
+                    *(self._client, self._origin, origin_request(request), self._early),
+                    *(request.framing, request.length),
+                    until_close=False,
+                )
+            except SourceError as error:
+                raise Failed(error.reason or reasons.CLIENT_ABORTED) from None
+            response = await self._answer_to(upload, limits, timeouts)
+            await self._hand_back(response, upload, timeouts, keep_alive)
+        except Failed as failure:
+            return failure.reason
+        self.rest = upload.rest
+        return None
+
+    async def _answer_to(self, upload: _Body, limits: HeadLimits, timeouts: Timeouts) -> ResponseHead:
+        """Send the request until the final answer's head has come."""
+        deadline = monotonic() + timeouts.idle
         while True:
-            progress = upload.total
-            if uploading:
+            if self._push(upload):
+                deadline = monotonic() + (timeouts.response if upload.done else timeouts.idle)
+            while (response := self._next_head(limits)) is not None:
+                if response.status >= 200:
+                    return response
+                # RFC 9110 §15.2: HTTP/1.0 knows no interim answers.
+                if self._request.minor:
+                    await self._send(client_response(response, Framing.NONE, True), deadline)
+            try:
+                await self._strand.until(READABLE | WRITABLE, deadline)
+            except TimeoutError:
+                origins = upload.done or upload.blocked
+                raise Failed(reasons.ORIGIN_TIMEOUT if origins else reasons.IDLE_TIMEOUT) from None
+
+    async def _hand_back(
+        self, response: ResponseHead, upload: _Body, timeouts: Timeouts, keep_alive: bool
+    ) -> None:
+        """Pass the answer on to its end, and the rest of the request meanwhile."""
+        framing = response.framing
+        if framing is Framing.CHUNKED and self._request.minor == 0:
+            framing = Framing.UNTIL_CLOSE
+        # What is left of the request's body when the answer is complete would be taken for the next request.
+        self.keep_alive = keep_alive and framing is not Framing.UNTIL_CLOSE and upload.ended
+        self.status = response.status
+        try:
+            download = _Body(
+                *(self._origin, self._client, client_response(response, framing, self.keep_alive), self._answer),
+                *(response.framing, response.length),
+                until_close=framing is Framing.UNTIL_CLOSE,
+            )
+            deadline = monotonic() + timeouts.idle
+            while True:
+                moved = self._push(upload)
                 try:
-                    upload.pump()
-                    uploading = not upload.done
-                except SinkError:
-                    uploading = False
-                except SourceError as error:
-                    return error.reason or reasons.CLIENT_ABORTED
-            self.sent = max(upload.total, 0)
-            if upload.total != progress and download is None:
-                deadline = poller.loop.time() + timeouts.response
-            if download is None:
-                eof = False
-                while END_OF_HEAD not in buffer and len(buffer) <= limits.size:
-                    try:
-                        data = os.read(self._origin, _CHUNK)
-                    except BlockingIOError:
-                        break
-                    except OSError:
-                        return reasons.ORIGIN_RESET
-                    if not data:
-                        eof = True
-                        break
-                    buffer += data
-                end = buffer.find(END_OF_HEAD)
-                if end < 0:
-                    if len(buffer) > limits.size:
-                        return reasons.ORIGIN_MALFORMED
-                    if eof:
-                        return reasons.ORIGIN_MALFORMED if buffer else reasons.ORIGIN_CLOSED
-                else:
-                    try:
-                        response = parse_response(buffer[: end + 4], request.method, limits)
-                    except HeadError as error:
-                        return error.reason
-                    buffer = buffer[end + 4 :]
-                    if response.status < 200:
-                        if request.minor == 1:
-                            await self._send(client_response(response, Framing.NONE, True), deadline)
-                        continue
-                    framing = response.framing
-                    if framing is Framing.CHUNKED and request.minor == 0:
-                        framing = Framing.UNTIL_CLOSE
-                    self.keep_alive = keep_alive and framing is not Framing.UNTIL_CLOSE and upload.ended
-                    head = client_response(response, framing, self.keep_alive)
-                    self.status = response.status
-                    try:
-                        download = _Body(
-                            self._origin,
-                            self._client,
-                            head,
-                            buffer,
-                            response.framing,
-                            response.length,
-                            framing is Framing.CHUNKED,
-                        )
-                    except SourceError:
-                        return reasons.ORIGIN_TRUNCATED
-                    deadline = poller.loop.time() + timeouts.idle
-            if download is not None:
-                before = download.total
-                try:
-                    download.pump()
-                except SourceError:
-                    return reasons.ORIGIN_TRUNCATED
-                except SinkError:
-                    return reasons.CLIENT_ABORTED
+                    moved |= download.pump()
                 finally:
                     self.received = max(download.total, 0)
                 if download.done:
-                    self.rest = upload.rest
-                    return None
-                if download.total != before or upload.total != progress:
-                    deadline = poller.now + timeouts.idle
-            await self._strand.until(READABLE | WRITABLE, deadline)
+                    return
+                if moved:
+                    deadline = monotonic() + timeouts.idle
+                await self._strand.until(READABLE | WRITABLE, deadline)
+        except SourceError:
+            raise Failed(reasons.ORIGIN_TRUNCATED) from None
+        except SinkError:
+            raise Failed(reasons.CLIENT_ABORTED) from None
+        except TimeoutError:
+            raise Failed(reasons.IDLE_TIMEOUT) from None
+
+    def _push(self, upload: _Body) -> bool:
+        """Move some of the request; whether any moved. Raises Failed."""
+        if upload.done or not self._origin_takes:
+            return False
+        try:
+            return upload.pump()
+        except SinkError:
+            # The origin wants no more of it, and may have said why.
+            self._origin_takes = False
+            return False
+        except SourceError as error:
+            raise Failed(error.reason or reasons.CLIENT_ABORTED) from None
+        finally:
+            self.sent = max(upload.total, 0)
+
+    def _next_head(self, limits: HeadLimits) -> ResponseHead | None:
+        """The next response head, or None while it is not there. Raises Failed."""
+        while (end := self._answer.find(END_OF_HEAD)) < 0:
+            if len(self._answer) > limits.size:
+                raise Failed(reasons.ORIGIN_MALFORMED)
+            try:
+                data = os.read(self._origin, _CHUNK)
+            except BlockingIOError:
+                return None
+            except OSError:
+                raise Failed(reasons.ORIGIN_RESET) from None
+            if not data:
+                raise Failed(reasons.ORIGIN_MALFORMED if self._answer else reasons.ORIGIN_CLOSED)
+            self._answer += data
+        head, self._answer = self._answer[: end + 4], self._answer[end + 4 :]
+        try:
+            return parse_response(head, self._request.method, limits)
+        except HeadError as error:
+            raise Failed(error.reason) from None
 
     async def _send(self, data: bytes, deadline: float) -> None:
+        """Write an interim answer. Raises Failed, TimeoutError."""
         while data:
             try:
                 data = data[os.write(self._client, data) :]
             except BlockingIOError:
                 await self._strand.until(WRITABLE, deadline)
             except OSError:
-                return
+                raise Failed(reasons.CLIENT_ABORTED) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from time import monotonic
 
 from egress_proxy.config.model import SocketAddress
 from egress_proxy.core import reason as reasons
@@ -93,5 +94,4 @@ class Listener:
                 os.read(fd, 65536)
             os.write(fd, answer)
         os.close(fd)
-        worker.audit.write(record)
-        worker.metrics.finished(record)
+        worker.conclude(record, monotonic())

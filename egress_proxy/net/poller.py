@@ -1,7 +1,8 @@
 """One private edge-triggered epoll nested in the event loop, and the coroutines that it steps.
 
 A descriptor is registered once for everything and never modified. Code tries an operation first and waits only after EAGAIN,
-so an edge that comes while nobody waits is never missed. No asyncio Task, Future, transport or timer exists per connection.
+so an edge that comes while nobody waits is never missed; registering reports what is ready already, so a descriptor need not
+be registered before the first wait. No asyncio Task, Future, transport or timer exists per connection.
 """
 
 from __future__ import annotations
@@ -12,19 +13,21 @@ import select
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, TypeVar
+from time import monotonic
+from typing import Any, Protocol, TypeVar
 
 from egress_proxy.core.errors import EgressProxyError
 from egress_proxy.core.reason import Reason
+from egress_proxy.observe.events import log
 
 T = TypeVar("T")
 
-_HANGUP = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
-READABLE = select.EPOLLIN | _HANGUP
-WRITABLE = select.EPOLLOUT | _HANGUP
-GONE = _HANGUP
+GONE = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
+READABLE = select.EPOLLIN | GONE
+WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 _EVERYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _BATCH = 512
+_NEVER = float("inf")
 
 
 class Interrupted(EgressProxyError):
@@ -35,13 +38,28 @@ class Interrupted(EgressProxyError):
         self.reason = reason
 
 
+class Connection(Protocol):
+    """What the poller looks after besides edges: deadlines, and the end of the process."""
+
+    deadline: float
+    """On the poller's clock."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a request to begin, so that draining may end it at once."""
+
+    def interrupt(self, error: Exception) -> None:
+        """End it because of a TimeoutError (its deadline has passed) or an Interrupted."""
+
+
 class Poller:
     """The descriptors of one worker and who is told about them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.now = loop.time()
-        self.strands: set[Strand] = set()
+        self.now = monotonic()
+        """Seconds on the clock of all deadlines (time.monotonic), read once a batch."""
+        self.connections: set[Connection] = set()
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._again: deque[Callable[[], None]] = deque()
@@ -50,7 +68,7 @@ class Poller:
         loop.add_reader(self._epoll.fileno(), self._run)
 
     def watch(self, fd: int, handler: Callable[[int], None]) -> None:
-        """Tell handler about every edge of a descriptor."""
+        """Tell handler about every edge of a descriptor, beginning with what is ready now."""
         self._handlers[fd] = handler
         self._epoll.register(fd, _EVERYTHING)
 
@@ -65,7 +83,7 @@ class Poller:
             self._epoll.unregister(fd)
 
     def hand_over(self, fd: int, handler: Callable[[int], None]) -> None:
-        """Tell another handler from now on."""
+        """Tell another handler about a watched descriptor from now on."""
         self._handlers[fd] = handler
 
     def again(self, call: Callable[[], None]) -> None:
@@ -83,10 +101,13 @@ class Poller:
             os.close(fd)
 
     def sweep(self) -> None:
-        """Throw TimeoutError into every coroutine whose deadline has passed."""
-        self.now = now = self.loop.time()
-        for strand in [strand for strand in self.strands if strand.deadline <= now]:
-            strand.throw(TimeoutError())
+        """Interrupt every connection whose deadline has passed."""
+        self.now = now = monotonic()
+        for connection in [connection for connection in self.connections if connection.deadline <= now]:
+            try:
+                connection.interrupt(TimeoutError())
+            except Exception:
+                log.error("defect", exc_info=True)
 
     def shut(self) -> None:
         """Stop for good; the descriptors have been closed by their owners."""
@@ -97,14 +118,18 @@ class Poller:
     def _run(self) -> None:
         if self._epoll.closed:
             return
-        self.now = self.loop.time()
+        self.now = monotonic()
         handlers = self._handlers
         self._running = True
         try:
             for fd, mask in self._epoll.poll(0, _BATCH):
                 handler = handlers.get(fd)
                 if handler is not None:
-                    handler(mask)
+                    try:
+                        handler(mask)
+                    except Exception:
+                        # The others' edges would not come again.
+                        log.error("defect", exc_info=True)
             for _ in range(len(self._again)):
                 self._again.popleft()()
         finally:
@@ -124,47 +149,38 @@ def _pause() -> Generator[None, None, None]:
 class Strand:
     """One connection's coroutine, stepped by the poller instead of by a Task."""
 
-    __slots__ = ("_coroutine", "_future", "_want", "deadline", "idle", "poller")
+    __slots__ = ("_coroutine", "_edges", "_future", "_want", "deadline", "idle", "poller")
 
     def __init__(self, poller: Poller) -> None:
         self.poller = poller
-        self.deadline = float("inf")
+        self.deadline = _NEVER
         self.idle = False
-        """Whether it waits for a request to begin, so that draining may end it at once."""
         self._want = 0
+        self._edges = 0
         self._future: asyncio.Future[Any] | None = None
         self._coroutine: Coroutine[None, None, None] | None = None
 
     def start(self, coroutine: Coroutine[None, None, None]) -> None:
         """Run the coroutine up to its first wait. It handles its own exceptions."""
         self._coroutine = coroutine
-        self.poller.strands.add(self)
-        self.resume()
+        self.poller.connections.add(self)
+        self._resume()
 
     def wake(self, mask: int) -> None:
         """Handler for the poller: go on if this is what the coroutine waits for."""
         if mask & self._want:
-            self.resume()
+            self._want = 0
+            self._edges = mask
+            self._resume()
 
-    def resume(self) -> None:
-        """Go on."""
-        coroutine = self._coroutine
-        if coroutine is None:
-            return
-        try:
-            coroutine.send(None)
-        except StopIteration:
-            self._finish()
-        except BaseException:
-            self._finish()
-            raise
-
-    def throw(self, error: Exception) -> None:
+    def interrupt(self, error: Exception) -> None:
         """Raise an exception where the coroutine waits."""
         coroutine = self._coroutine
         if coroutine is None:
             return
-        self.deadline = float("inf")
+        self.deadline = _NEVER
+        self._want = 0
+        self._future = None
         try:
             coroutine.throw(error)
         except StopIteration:
@@ -173,38 +189,39 @@ class Strand:
             self._finish()
             raise
 
-    async def until(self, want: int, deadline: float) -> None:
-        """Wait for an edge of any of this connection's descriptors.
+    async def until(self, want: int, deadline: float) -> int:
+        """Wait for one of these edges of any watched descriptor of this connection; the edges that came.
 
-        Raises TimeoutError after deadline (loop time, in seconds).
+        Raises TimeoutError after deadline.
         """
         self._want = want
         self.deadline = deadline
-        try:
-            await _pause()
-        finally:
-            self._want = 0
-
-    async def parked(self, deadline: float) -> None:
-        """Wait until somebody calls resume(). Raises TimeoutError after deadline."""
-        self.deadline = deadline
         await _pause()
+        return self._edges
 
     async def result_of(self, future: asyncio.Future[T], deadline: float) -> T:
         """Wait for a future of asyncio's, which others may wait for too. Raises TimeoutError, or what the future raises."""
-        self._future = future
-        self.deadline = deadline
-        future.add_done_callback(self._future_done)
-        try:
+        if not future.done():
+            self._future = future
+            self.deadline = deadline
+            future.add_done_callback(self._future_done)
             await _pause()
-        finally:
-            self._future = None
         return future.result()
 
     def _future_done(self, future: asyncio.Future[Any]) -> None:
         if self._future is future:
-            self.resume()
+            self._future = None
+            self._resume()
+
+    def _resume(self) -> None:
+        try:
+            self._coroutine.send(None)  # type: ignore[union-attr]  # a wait is over, so there is one
+        except StopIteration:
+            self._finish()
+        except BaseException:
+            self._finish()
+            raise
 
     def _finish(self) -> None:
         self._coroutine = None
-        self.poller.strands.discard(self)
+        self.poller.connections.discard(self)

@@ -10,8 +10,9 @@ import fcntl
 import os
 import select
 import socket
+from collections.abc import Callable
 
-from egress_proxy.net.poller import GONE, Poller, Strand
+from egress_proxy.net.poller import GONE, Poller
 
 _CHUNK = 64 * 1024
 #: Bytes after which a direction is worth a pipe.
@@ -21,10 +22,13 @@ _PIPE_SIZE = 256 * 1024
 _PIPE_MINIMUM = 64 * 1024
 _MAX_PIPES = 64
 #: Chunks of one direction per event, so that a busy tunnel does not starve the others.
-_FAIR_SHARE = 8
-_FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+_FAIR_SHARE = range(8)
+_SPLICE_FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 
-# One buffer for all: a read is written or copied away before anybody else reads.
+_READ_EDGES = select.EPOLLIN | GONE
+_WRITE_EDGES = select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP
+
+# One buffer for all: what was read is written or copied away before anybody else reads.
 _buffer = bytearray(_CHUNK)
 _view = memoryview(_buffer)
 _vector = [_buffer]
@@ -57,8 +61,7 @@ class PipePool:
             pass
         if fcntl.fcntl(pipe[1], fcntl.F_GETPIPE_SZ) < _PIPE_MINIMUM:
             self._refused = True
-            os.close(pipe[0])
-            os.close(pipe[1])
+            _close_pipe(pipe)
             return None
         self._made += 1
         return pipe
@@ -69,53 +72,54 @@ class PipePool:
     def discard(self, pipe: Pipe) -> None:
         """Close a pipe that still holds bytes."""
         self._made -= 1
-        os.close(pipe[0])
-        os.close(pipe[1])
+        _close_pipe(pipe)
 
     def shut(self) -> None:
         for pipe in self._free:
-            os.close(pipe[0])
-            os.close(pipe[1])
+            _close_pipe(pipe)
         self._free.clear()
 
 
-class _Flow:
-    """One direction."""
-
-    __slots__ = ("blocked", "closing", "done", "in_pipe", "pipe", "residue", "sink", "source", "total")
-
-    def __init__(self, source: int, sink: int) -> None:
-        self.source = source
-        self.sink = sink
-        self.residue = b""
-        self.pipe: Pipe | None = None
-        self.in_pipe = 0
-        self.total = 0
-        """Bytes that the sink has taken."""
-        self.blocked = False
-        self.closing = False
-        """Whether the source has announced its end, so that a short read is not the end of what there is."""
-        self.done = False
+def _close_pipe(pipe: Pipe) -> None:
+    os.close(pipe[0])
+    os.close(pipe[1])
 
 
 class Tunnel:
-    """Both directions of a tunnel, told by the poller about its two sockets."""
+    """Both directions between a client and an origin, told by the poller about their sockets.
 
-    __slots__ = ("_again", "_down", "_idle", "_pipes", "_poller", "_strand", "_up", "broken", "client", "end", "origin")
+    When it ends, on_end is called once with the tunnel and with what ended it: None when its sides did, a TimeoutError
+    when no byte passed for the idle time or the life time is over, or the exception that it was interrupted with. The
+    descriptors are then still open.
+    """
 
-    def __init__(self, strand: Strand, pipes: PipePool, client: int, origin: int, idle: float, end: float) -> None:
-        self._strand = strand
-        self._poller: Poller = strand.poller
-        self._pipes = pipes
-        self.client = client
-        self.origin = origin
-        self._idle = idle
-        self.end = end
-        self._up = _Flow(client, origin)
-        self._down = _Flow(origin, client)
-        self._again = False
+    __slots__ = ("_down", "_on_end", "_up", "broken", "deadline", "end", "idle_time", "pipes", "poller")
+
+    #: Draining waits for tunnels.
+    idle = False
+
+    def __init__(
+        self,
+        poller: Poller,
+        pipes: PipePool,
+        client: int,
+        origin: int,
+        *,
+        idle_time: float,
+        lifetime: float,
+        on_end: Callable[[Tunnel, Exception | None], None],
+    ) -> None:
+        self.poller = poller
+        self.pipes = pipes
+        self.idle_time = idle_time
+        self.end = poller.now + lifetime
+        self.deadline = 0.0
         self.broken: int | None = None
         """The descriptor whose side reset the connection."""
+        self._on_end = on_end
+        self._up = up = _Flow(self, client, origin)
+        self._down = _Flow(self, origin, client)
+        up.back, self._down.back = self._down, up
 
     @property
     def sent(self) -> int:
@@ -127,168 +131,218 @@ class Tunnel:
         """Bytes that the client was given."""
         return self._down.total
 
-    async def run(self, early: bytes) -> None:
-        """Relay until both sides have ended. early is what the client sent behind its request's head.
+    def start(self, early: bytes, *, watched: bool) -> None:
+        """Begin to relay. early is what the client sent behind its request's head.
 
-        Raises TimeoutError when no byte passed for the idle time, or at the end of the life time.
+        The origin is watched already, and the client may be; edges may have come before.
         """
-        self._up.residue = early
-        self._poller.hand_over(self.client, self._on_client)
-        self._poller.hand_over(self.origin, self._on_origin)
-        try:
-            self._touch()
-            if self._turn():
-                await self._strand.parked(self._strand.deadline)
-        finally:
-            for flow in (self._up, self._down):
-                if flow.pipe is not None:
-                    (self._pipes.discard if flow.in_pipe else self._pipes.give_back)(flow.pipe)
-                    flow.pipe = None
+        poller, up, down = self.poller, self._up, self._down
+        poller.connections.add(self)
+        poller.hand_over(down.source, down.on_edge)
+        up.residue = early
+        if watched:
+            poller.hand_over(up.source, up.on_edge)
+        else:
+            poller.watch(up.source, up.on_edge)
+        if watched or early:
+            up.move()
+        down.move()
 
-    def _touch(self) -> None:
-        deadline = self._poller.now + self._idle
-        self._strand.deadline = deadline if deadline < self.end else self.end
+    def interrupt(self, error: Exception) -> None:
+        """End it."""
+        self.finish(error)
 
-    def _on_client(self, mask: int) -> None:
-        self._on_event(self._up, self._down, mask)
+    def finish(self, error: Exception | None) -> None:
+        """Stop relaying and tell."""
+        self.poller.connections.discard(self)
+        for flow in (self._up, self._down):
+            flow.stop()
+        self._on_end(self, error)
+        # No cycles are left, so the memory comes back without the garbage collector.
+        del self._up, self._down
 
-    def _on_origin(self, mask: int) -> None:
-        self._on_event(self._down, self._up, mask)
 
-    def _on_event(self, reading: _Flow, writing: _Flow, mask: int) -> None:
-        before = reading.total + writing.total
-        alive = True
+class _SideLost(Exception):
+    """The connection to one side is broken."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+
+class _Flow:
+    """One direction of a tunnel."""
+
+    __slots__ = (
+        *("_blocked", "_closing", "_done", "_in_pipe", "_pipe", "_queued", "_sink", "_tunnel"),
+        *("back", "residue", "source", "total"),
+    )
+
+    def __init__(self, tunnel: Tunnel, source: int, sink: int) -> None:
+        self._tunnel = tunnel
+        self.source = source
+        self._sink = sink
+        self.back: _Flow = self
+        """The other direction."""
+        self.residue = b""
+        """What was read and not written yet."""
+        self.total = 0
+        """Bytes that the sink has taken."""
+        self._pipe: Pipe | None = None
+        self._in_pipe = 0
+        self._blocked = False
+        self._closing = False
+        # Whether the source has announced its end, so that a short read is not the end of what there is.
+        self._queued = False
+        self._done = False
+
+    def on_edge(self, mask: int) -> None:
+        """The source, which is the sink of the way back, has changed."""
+        back = self.back
         if mask & GONE:
-            reading.closing = True
-        if mask & (select.EPOLLIN | GONE) and not reading.blocked:
-            alive = self._pump(reading)
-        if alive and mask & (select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP) and writing.blocked:
-            alive = self._pump(writing)
-        if reading.total + writing.total != before:
-            self._touch()
-        if not alive:
-            self._strand.resume()
+            self._closing = True
+            if mask & select.EPOLLERR and (self._done or self._blocked):
+                # A reset that no read would find.
+                self._lost(self.source)
+                return
+        if mask & _READ_EDGES and not self._blocked:
+            self.move()
+        if mask & _WRITE_EDGES and back._blocked:
+            back.move()
 
-    def _turn(self) -> bool:
-        """Both directions once more; False when the tunnel has ended."""
-        self._again = False
-        return self._pump(self._up) and self._pump(self._down)
-
-    def _next_turn(self) -> None:
-        if self._again:
-            self._touch()
-            if not self._turn():
-                self._strand.resume()
-
-    def _pump(self, flow: _Flow) -> bool:
-        """Move bytes until the source is drained or the sink is blocked; False when the tunnel has ended."""
-        if flow.done:
-            return True
+    def move(self) -> None:
+        """Move bytes until the source is drained or the sink is blocked."""
+        if self._done:
+            return
+        tunnel = self._tunnel
+        deadline = tunnel.poller.now + tunnel.idle_time
+        tunnel.deadline = deadline if deadline < tunnel.end else tunnel.end
         try:
-            ended = self._flush(flow) and (
-                self._splice(flow) if flow.total >= _SPLICE_FROM else self._copy(flow)
-            )
-        except ConnectionError as error:
-            self.broken = flow.sink if isinstance(error, BrokenPipeError) else self._who_reset(flow)
-            return False
-        except OSError:
-            self.broken = flow.source
-            return False
-        if not ended:
-            return True
-        flow.done = True
-        if self._up.done and self._down.done:
-            return False
+            if self._blocked or self.residue:
+                if not self._flush():
+                    return
+            ended = self._splice() if self.total >= _SPLICE_FROM else self._copy()
+        except _SideLost as lost:
+            self._lost(lost.fd)
+            return
+        if ended:
+            self._done = True
+            if self.back._done:
+                tunnel.finish(None)
+            else:
+                self._half_close()
+
+    def stop(self) -> None:
+        """Let go of the pipe and of the rest of the tunnel."""
+        if self._pipe is not None:
+            (self._tunnel.pipes.discard if self._in_pipe else self._tunnel.pipes.give_back)(self._pipe)
+            self._pipe = None
+        self._done, self._blocked = True, False
+        self.back = self
+
+    def _lost(self, fd: int) -> None:
+        self._tunnel.broken = fd
+        self._tunnel.finish(None)
+
+    def _half_close(self) -> None:
+        sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, self._sink)
         try:
-            sink = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, flow.sink)
-            try:
-                sink.shutdown(socket.SHUT_WR)
-            finally:
-                sink.detach()
+            sock.shutdown(socket.SHUT_WR)
         except OSError:
-            return False
-        return True
+            self._lost(self._sink)
+        finally:
+            sock.detach()
 
-    @staticmethod
-    def _who_reset(flow: _Flow) -> int:
-        return flow.sink if flow.blocked else flow.source
-
-    def _flush(self, flow: _Flow) -> bool:
+    def _flush(self) -> bool:
         """Write what an earlier turn left over; True when nothing is left."""
-        flow.blocked = False
-        while flow.residue:
+        self._blocked = False
+        while self.residue:
             try:
-                written = os.write(flow.sink, flow.residue)
+                written = os.write(self._sink, self.residue)
             except BlockingIOError:
-                flow.blocked = True
+                self._blocked = True
                 return False
-            flow.total += written
-            flow.residue = flow.residue[written:]
-        return not flow.in_pipe or self._empty_pipe(flow)
+            except OSError:
+                raise _SideLost(self._sink) from None
+            self.total += written
+            self.residue = self.residue[written:]
+        return not self._in_pipe or self._empty_pipe()
 
-    def _copy(self, flow: _Flow) -> bool:
+    def _copy(self) -> bool:
         """Through the buffer; True at the end of the source."""
-        for _ in range(_FAIR_SHARE):
+        for _ in _FAIR_SHARE:
             try:
-                count = os.readv(flow.source, _vector)
+                count = os.readv(self.source, _vector)
             except BlockingIOError:
                 return False
-            if count == 0:
+            except OSError:
+                raise _SideLost(self.source) from None
+            if not count:
                 return True
             try:
-                written = os.write(flow.sink, _view[:count])
+                written = os.write(self._sink, _view[:count])
             except BlockingIOError:
                 written = 0
-            flow.total += written
+            except OSError:
+                raise _SideLost(self._sink) from None
+            self.total += written
             if written < count:
-                flow.residue = bytes(_view[written:count])
-                flow.blocked = True
-                # The sink may have become writable in between: the edge would be lost.
-                if not self._flush(flow):
+                self.residue = bytes(_view[written:count])
+                # Only EAGAIN promises an edge, so the sink is tried until it says that.
+                if not self._flush():
                     return False
-            elif count < _CHUNK and not flow.closing:
+            elif count < _CHUNK and not self._closing:
                 return False
         self._later()
         return False
 
-    def _splice(self, flow: _Flow) -> bool:
+    def _splice(self) -> bool:
         """Inside the kernel; True at the end of the source."""
-        if flow.pipe is None:
-            flow.pipe = self._pipes.borrow()
-            if flow.pipe is None:
-                return self._copy(flow)
-        for _ in range(_FAIR_SHARE):
+        pipe = self._pipe or self._tunnel.pipes.borrow()
+        if pipe is None:
+            return self._copy()
+        self._pipe = pipe
+        for _ in _FAIR_SHARE:
             try:
-                flow.in_pipe = os.splice(flow.source, flow.pipe[1], _PIPE_SIZE, flags=_FLAGS)
+                # The pipe is empty, so EAGAIN speaks of the source.
+                self._in_pipe = os.splice(self.source, pipe[1], _PIPE_SIZE, flags=_SPLICE_FLAGS)
             except BlockingIOError:
-                self._return_pipe(flow)
+                self._return_pipe(pipe)
                 return False
-            if flow.in_pipe == 0:
-                self._return_pipe(flow)
+            except OSError:
+                raise _SideLost(self.source) from None
+            if not self._in_pipe:
+                self._return_pipe(pipe)
                 return True
-            if not self._empty_pipe(flow):
+            if not self._empty_pipe():
                 return False
         self._later()
         return False
 
-    def _empty_pipe(self, flow: _Flow) -> bool:
-        assert flow.pipe is not None  # noqa: S101 - in_pipe is only set together with a pipe
-        while flow.in_pipe:
+    def _empty_pipe(self) -> bool:
+        """Write what is in the pipe; True when nothing is left."""
+        pipe = self._pipe
+        while pipe is not None and self._in_pipe:
             try:
-                count = os.splice(flow.pipe[0], flow.sink, flow.in_pipe, flags=_FLAGS)
+                count = os.splice(pipe[0], self._sink, self._in_pipe, flags=_SPLICE_FLAGS)
             except BlockingIOError:
-                flow.blocked = True
+                self._blocked = True
                 return False
-            flow.in_pipe -= count
-            flow.total += count
+            except OSError:
+                raise _SideLost(self._sink) from None
+            self._in_pipe -= count
+            self.total += count
         return True
 
-    def _return_pipe(self, flow: _Flow) -> None:
-        if flow.pipe is not None:
-            self._pipes.give_back(flow.pipe)
-            flow.pipe = None
+    def _return_pipe(self, pipe: Pipe) -> None:
+        self._tunnel.pipes.give_back(pipe)
+        self._pipe = None
 
     def _later(self) -> None:
-        if not self._again:
-            self._again = True
-            self._poller.again(self._next_turn)
+        if not self._queued:
+            self._queued = True
+            self._tunnel.poller.again(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._queued = False
+        if not self._blocked:
+            self.move()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from ipaddress import ip_address
+from time import monotonic
 from typing import Any
 
 import aiodns
@@ -17,6 +18,9 @@ from egress_proxy.core.reason import Reason
 
 #: c-ares' codes: no data, server failure, not found, refused, timeout.
 _NO_DATA, _NOT_FOUND, _TIMEOUT = 1, 4, 12
+
+#: Seconds by which emptying c-ares' cache waits for company: it takes a thread each time.
+_FORGET = 0.25
 
 Answer = tuple[str, ...] | Reason
 
@@ -33,12 +37,13 @@ class Resolver:
         self._channel = aiodns.DNSResolver(loop=loop, **options)
         self._cache: dict[str, tuple[float, Answer]] = {}
         self._asking: dict[str, asyncio.Task[Answer]] = {}
+        self._forgetting: asyncio.TimerHandle | None = None
         self._hosts: dict[str, tuple[str, ...]] = {}
         self._hosts_seen: tuple[int, int, int] | None = None
         self.look_at_hosts_file()
 
     def cached(self, name: str, now: float) -> Answer | None:
-        """What is known without asking."""
+        """What is known without asking. now is on the clock of time.monotonic."""
         found = self._hosts.get(name)
         if found is not None:
             return found
@@ -82,6 +87,8 @@ class Resolver:
 
     async def close(self) -> None:
         """Give up what is being asked."""
+        if self._forgetting is not None:
+            self._forgetting.cancel()
         tasks = list(self._asking.values())
         for task in tasks:
             task.cancel()
@@ -96,24 +103,40 @@ class Resolver:
         except TimeoutError:
             four = six = reasons.DNS_TIMEOUT, 0.0
         addresses: tuple[str, ...] = ()
-        ttl = settings.max_ttl
+        ttls: list[float] = []
         for found, seconds in (four, six):
             if not isinstance(found, Reason):
                 addresses += found
-                ttl = min(ttl, seconds)
+                ttls.append(seconds)
         answer: Answer = addresses
         if not addresses:
             failures = [found for found, _ in (four, six) if isinstance(found, Reason)]
             telling = [reason for reason in failures if reason is not reasons.DNS_NO_ADDRESS]
             answer = telling[0] if telling else reasons.DNS_NO_ADDRESS
             ttl = settings.negative_ttl
+            self._forget()
         else:
-            ttl = max(ttl, settings.min_ttl)
+            ttl = min(max(min(ttls), settings.min_ttl), settings.max_ttl)
+            if max(ttls) > settings.max_ttl:
+                self._forget()
         if len(self._cache) >= settings.cache_entries:
             self._cache.pop(next(iter(self._cache)))
         self._cache.pop(name, None)
-        self._cache[name] = (self._loop.time() + ttl, answer)
+        self._cache[name] = (monotonic() + ttl, answer)
         return answer
+
+    def _forget(self) -> None:
+        """Empty c-ares' own cache soon.
+
+        It would keep failures for as long as their SOA record says, hours perhaps, and answers for up to an hour, whatever
+        the configuration says; and it cannot be turned off from here. Reading its configuration again empties it.
+        """
+        if self._forgetting is None:
+            self._forgetting = self._loop.call_later(_FORGET, self._reinit)
+
+    def _reinit(self) -> None:
+        self._forgetting = None
+        self._channel._channel.reinit()  # noqa: SLF001 - aiodns does not pass it on
 
     async def _query(self, name: str, kind: str) -> tuple[Answer, float]:
         """The addresses of one kind and their TTL in seconds."""
