@@ -10,17 +10,19 @@ import itertools
 import os
 import resource
 import signal
-import sys
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import uvloop
 
 from egress_proxy.admin.server import AdminServer
 from egress_proxy.config.errors import ConfigError, Problem
 from egress_proxy.config.load import Loaded
-from egress_proxy.config.model import Config, SocketAddress
+from egress_proxy.config.model import Config, Listen, SocketAddress
 from egress_proxy.config.reload import Reloader
 from egress_proxy.core import reason as reasons
+from egress_proxy.core.errors import EgressProxyError
 from egress_proxy.net.listener import Listener
 from egress_proxy.net.poller import Interrupted, Poller
 from egress_proxy.net.resolver import Resolver
@@ -34,11 +36,21 @@ from egress_proxy.observe.metrics import Metrics
 _SWEEP = 0.1
 #: Sweeps between looks at the hosts file.
 _HOSTS_FILE = 10
+#: Seconds for which the end waits for whoever reads the audit log.
 _FLUSH_TIMEOUT = 2.0
+_WHY_NOT = {
+    errno.EADDRINUSE: "the port is in use by another process",
+    errno.EACCES: "permission denied (ports below 1024 need a privilege)",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+}
 
 
-def run(loaded: Loaded, *, packaged_default: bool) -> int:
-    """Run the proxy until a signal ends it; the exit code."""
+class StartError(EgressProxyError):
+    """The proxy cannot start; the message says what is in the way."""
+
+
+def run(loaded: Loaded, *, packaged_default: bool) -> None:
+    """Run the proxy until a signal ends it. Raises StartError."""
     config = loaded.config
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
@@ -46,10 +58,13 @@ def run(loaded: Loaded, *, packaged_default: bool) -> int:
     events.configure()
     try:
         if packaged_default:
-            log.info("packaged_default", note=f"the packaged default policy is in force, on {config.listen.proxy} only")
+            log.info(
+                "packaged_default",
+                note=f"the packaged default policy is in force, on {config.listen.proxy} only",
+            )
         for warning in loaded.warnings:
             log.warning("config_warning", problem=str(warning))
-        return uvloop.run(App(config).run())
+        uvloop.run(App(config).run())
     finally:
         events.close()
 
@@ -67,7 +82,7 @@ class App:
         self.metrics = Metrics(lambda: self._audit.dropped)
         self._stop = asyncio.Event()
         self._kill = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._reloader = Reloader(
             config.source, config, self._swap, self._broken, on_warnings=self._warn
         )
@@ -79,8 +94,8 @@ class App:
         if result.error is not None:
             raise result.error
 
-    async def run(self) -> int:
-        """Serve until told to stop, drain, and flush; the exit code."""
+    async def run(self) -> None:
+        """Serve until told to stop, drain, and flush. Raises StartError."""
         loop = asyncio.get_running_loop()
         poller = Poller(loop)
         worker = self._worker = Worker(
@@ -91,20 +106,13 @@ class App:
         )
         admin = AdminServer(self)
         try:
-            try:
-                listener = Listener(worker, self.config.listen.proxy)
-            except OSError as error:
-                return _cannot_listen(self.config.listen.proxy, error)
-            try:
-                await admin.start()
-            except OSError as error:
-                listener.close()
-                return _cannot_listen(self.config.listen.admin, error)
+            listener = await _listen(worker, admin, self.config.listen)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._on_stop)
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
             self._start(self._reloader.watch())
             self._start(self._sweep(worker))
+            # What lives as long as the process is never garbage, and connections leave no cycles.
             gc.collect()
             gc.freeze()
             gc.set_threshold(50_000, 20, 50)
@@ -112,7 +120,9 @@ class App:
             self.ready = True
             admin_host = self.config.listen.admin.host
             log.info(
-                "listening", proxy=str(listener.address), admin=str(SocketAddress(admin_host, admin.port))
+                "listening",
+                proxy=str(listener.address),
+                admin=str(SocketAddress(admin_host, admin.port)),
             )
             await self._stop.wait()
             self.draining = worker.draining = True
@@ -120,16 +130,16 @@ class App:
             listener.close()
             await self._drain(worker)
         finally:
-            for task in self._tasks:
+            tasks = list(self._tasks)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await admin.close()
             await worker.resolver.close()
             poller.shut()
             worker.pipes.shut()
             await loop.run_in_executor(None, self._audit.close, _FLUSH_TIMEOUT)
         log.info("stopped")
-        return 0
 
     async def _drain(self, worker: Worker) -> None:
         """Let what runs come to its end, for as long as the configuration says."""
@@ -145,6 +155,7 @@ class App:
             connection.interrupt(Interrupted(reasons.DRAIN_TIMEOUT))
 
     async def _sweep(self, worker: Worker) -> None:
+        """Look after deadlines and the hosts file, until cancelled."""
         for turn in itertools.count(1):
             before = time.monotonic()
             await asyncio.sleep(_SWEEP)
@@ -153,9 +164,10 @@ class App:
             if turn % _HOSTS_FILE == 0:
                 worker.resolver.look_at_hosts_file()
 
-    def _start(self, coroutine: object) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
-        self._tasks.append(task)
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _on_stop(self) -> None:
         if self._stop.is_set():
@@ -163,16 +175,18 @@ class App:
         self._stop.set()
 
     def _on_hangup(self) -> None:
-        self._start(self._reload_quietly())
+        self._start(self._reload())
 
-    async def _reload_quietly(self) -> None:
+    async def _reload(self) -> None:
         await self._reloader.reload()
 
     def _swap(self, config: Config, generation: int) -> None:
         self.config, self.generation, self.loaded_at = config, generation, time.time()
         if self._worker is not None:
             self._worker.adopt(config, generation)
-        self.metrics.policy_loaded(generation, config.digest, config.policy.rule_count, self.loaded_at)
+        self.metrics.policy_loaded(
+            generation, config.digest, config.policy.rule_count, self.loaded_at
+        )
         log.info("policy_reloaded", generation=generation, rules=config.policy.rule_count)
 
     def _broken(self, error: ConfigError) -> None:
@@ -184,12 +198,19 @@ class App:
             log.warning("config_warning", problem=str(warning))
 
 
-def _cannot_listen(address: SocketAddress, error: OSError) -> int:
-    known = {
-        errno.EADDRINUSE: "the port is in use by another process",
-        errno.EACCES: "permission denied (ports below 1024 need a privilege)",
-        errno.EADDRNOTAVAIL: "this machine has no such address",
-    }
-    why = known.get(error.errno or 0) or os.strerror(error.errno or 0)
-    print(f"egress-proxy: cannot listen on {address}: {why}", file=sys.stderr)
-    return 2
+async def _listen(worker: Worker, admin: AdminServer, listen: Listen) -> Listener:
+    """Open both ports. Raises StartError."""
+    address = listen.proxy
+    try:
+        listener = Listener(worker, address)
+        address = listen.admin
+        try:
+            await admin.start()
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        number = error.errno or 0
+        why = _WHY_NOT.get(number) or os.strerror(number)
+        raise StartError(f"cannot listen on {address}: {why}") from None
+    return listener

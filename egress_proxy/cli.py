@@ -141,9 +141,14 @@ def _serve(options: argparse.Namespace) -> int:
             print(error, file=sys.stderr)
             return BAD
         # Only now: `serve` with a broken configuration need not wait for the server's modules.
-        from egress_proxy.app import run
+        from egress_proxy.app import StartError, run
 
-        return run(loaded, packaged_default=options.config is None)
+        try:
+            run(loaded, packaged_default=options.config is None)
+        except StartError as error:
+            print(f"egress-proxy: {error}", file=sys.stderr)
+            return BAD
+        return OK
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -6,14 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import egress_proxy
-from egress_proxy import cli
+from egress_proxy import app, cli
 from egress_proxy.config.load import Loaded
 from egress_proxy.core.reason import Event
 
@@ -251,14 +250,11 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Loaded, bool]]:
     """In place of the server."""
     calls: list[tuple[Loaded, bool]] = []
 
-    def serve(loaded: Loaded, *, packaged_default: bool) -> int:
+    def serve(loaded: Loaded, *, packaged_default: bool) -> None:
         assert Path(loaded.config.source).is_file()
         calls.append((loaded, packaged_default))
-        return 0
 
-    app = types.ModuleType("egress_proxy.app")
-    app.run = serve  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "egress_proxy.app", app)
+    monkeypatch.setattr(app, "run", serve)
     return calls
 
 
@@ -286,6 +282,16 @@ def test_serve_refuses_a_broken_configuration(
     said = run("serve", "--config", broken)
     assert (said.status, said.out, served) == (2, "", [])
     assert "starts with a dot" in said.err
+
+
+def test_serve_says_why_it_cannot_start(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(*_: object, **__: object) -> None:
+        raise app.StartError("cannot listen on 127.0.0.1:3128: the port is in use")
+
+    monkeypatch.setattr(app, "run", serve)
+    said = run("serve", "--config", EXAMPLE)
+    assert (said.status, said.out) == (2, "")
+    assert said.err == "egress-proxy: cannot listen on 127.0.0.1:3128: the port is in use\n"
 
 
 # Processes. -------------------------------------------------------------------------------------------------------

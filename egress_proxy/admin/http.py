@@ -20,10 +20,10 @@ from egress_proxy.core.http1 import (
     Framing,
     Head,
     HeadLimits,
-    _keeps_alive,
-    _request_framing,
     check_partial,
+    keeps_alive,
     parse_head,
+    request_framing,
 )
 from egress_proxy.core.reason import Reason
 
@@ -103,7 +103,7 @@ class Connection:
                 body = await self._body(head)
         except TimeoutError:
             raise HeadError(reasons.HEAD_TIMEOUT, "the request took too long") from None
-        return None if body is None else Request(head, body, _keeps_alive(head))
+        return None if body is None else Request(head, body, keeps_alive(head))
 
     async def send(self, answer: Response | Refusal, *, method: str, keep_alive: bool) -> None:
         """Answer a request of this method. Raises TimeoutError where the client does not take it."""
@@ -166,7 +166,7 @@ class Connection:
         return parse_head(data[:end], _LIMITS)
 
     async def _body(self, head: Head) -> bytes | None:
-        framing, length = _request_framing(head)
+        framing, length = request_framing(head)
         if framing is Framing.NONE:
             return b""
         if length > MAX_BODY:

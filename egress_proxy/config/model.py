@@ -1,4 +1,7 @@
-"""The configuration as checked values. Every number that limits something stands here, with its default, unit and reason."""
+"""The configuration as checked values.
+
+Every number that limits something stands here, with its default, unit and reason.
+"""
 
 from __future__ import annotations
 
@@ -78,11 +81,12 @@ class Limits:
     """``limits:`` of the whole proxy."""
 
     head_bytes: int = 32 * KIB
-    """Bytes of a request or response head. Cookies and tokens of 8–16 KiB exist."""
+    """Bytes of a request or response head. Cookies and tokens of 8 to 16 KiB exist."""
     head_fields: int = 100
     """Header lines of a head."""
     connections: int = 10_000
-    """Client connections at once; over it they are answered 503. Each may need two descriptors and two more for a pipe."""
+    """Client connections at once; over it they are answered 503. Each may need two descriptors and
+    two more for a pipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     audit: Audit = field(default_factory=Audit)
     drain_timeout: float = 30.0
-    """Seconds that open tunnels get after SIGTERM; below Kubernetes' default grace period of 30 s less the preStop sleep, set
-    it to what the pod's terminationGracePeriodSeconds leaves."""
+    """Seconds that open tunnels get after SIGTERM; below Kubernetes' default grace period of 30 s
+    less the preStop sleep, set it to what the pod's terminationGracePeriodSeconds leaves."""
     admin_token_file: str | None = None
     """File with the bearer token of ``/v1/``; without it the admin port's ``/v1/`` answers on loopback alone."""

@@ -1,8 +1,8 @@
 """The address gate: which addresses may be dialled, and the only way to make one that can be.
 
-The table follows the IANA IPv4 and IPv6 special-purpose address registries (RFC 6890), the multicast and reserved blocks,
-and the addresses at which clouds serve credentials to whoever asks. What the table does not know as ordinary unicast space is
-prohibited.
+The table follows the IANA IPv4 and IPv6 special-purpose address registries (RFC 6890), the
+multicast and reserved blocks, and the addresses at which clouds serve credentials to whoever asks.
+What the table does not know as ordinary unicast space is prohibited.
 """
 
 from __future__ import annotations
@@ -53,12 +53,24 @@ def _table() -> tuple[SpecialUse, ...]:
                 "192.0.0.192/32",  # Oracle Cloud
             ),
         ),
-        ("private", False, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10")),
+        (
+            "private",
+            False,
+            ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10"),
+        ),
         ("shared", False, ("100.64.0.0/10",)),  # CGNAT, RFC 6598
-        ("documentation", False, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32", "3fff::/20")),
+        (
+            "documentation",
+            False,
+            ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32", "3fff::/20"),
+        ),
         ("benchmarking", False, ("198.18.0.0/15", "2001:2::/48")),
         ("multicast", False, ("224.0.0.0/4", "ff00::/8")),
-        ("reserved", False, ("192.0.0.0/24", "192.88.99.0/24", "240.0.0.0/4", "255.255.255.255/32", "2001::/23")),
+        (
+            "reserved",
+            False,
+            ("192.0.0.0/24", "192.88.99.0/24", "240.0.0.0/4", "255.255.255.255/32", "2001::/23"),
+        ),
         # RFC 4291 §2.4: all that is not 2000::/3 is not allocated, but for the networks in this table and NAT64.
         ("reserved", True, ("::/3", "4000::/2", "8000::/1")),
         # IPv4 inside IPv6: 6to4, Teredo. Mapped addresses never come here: they are IPv4.
@@ -67,7 +79,9 @@ def _table() -> tuple[SpecialUse, ...]:
         ("transition", True, ("::/96", "64:ff9b:1::/48")),
     ]
     return tuple(
-        SpecialUse(ip_network(text), kind, guarded) for kind, guarded, networks in rows for text in networks
+        SpecialUse(ip_network(text), kind, guarded)
+        for kind, guarded, networks in rows
+        for text in networks
     )
 
 
@@ -83,7 +97,11 @@ _PERHAPS_AT_THE_END: Final = (IPv6Network("::/96"), IPv6Network("64:ff9b:1::/48"
 @lru_cache(maxsize=16384)
 def special_use(address: IPAddress) -> SpecialUse | None:
     """The narrowest special-use network that holds the address, or that holds the IPv4 address embedded in it."""
-    rows = [row for row in SPECIAL_USE if row.network.version == address.version and address in row.network]
+    rows = [
+        row
+        for row in SPECIAL_USE
+        if row.network.version == address.version and address in row.network
+    ]
     outer = max(rows, key=lambda row: row.network.prefixlen, default=None)
     embedded = _embedded_ipv4(address)
     if embedded is None:
@@ -92,7 +110,11 @@ def special_use(address: IPAddress) -> SpecialUse | None:
     # These two are ways to write the whole of IPv4. The other forms are prohibited by themselves.
     if address in _NAT64 or plain_address(address) == embedded:
         return inner
-    return inner if inner is not None and (inner.guarded or outer is None or not outer.guarded) else outer
+    return (
+        inner
+        if inner is not None and (inner.guarded or outer is None or not outer.guarded)
+        else outer
+    )
 
 
 def _embedded_ipv4(address: IPAddress) -> IPv4Address | None:
@@ -117,8 +139,8 @@ def _embedded_ipv4(address: IPAddress) -> IPv4Address | None:
 def lifts(network: IPNetwork, address: IPAddress, special: SpecialUse) -> bool:
     """Whether a network that a rule names opens the special-use address.
 
-    Guarded networks (loopback, link-local, metadata) are opened only from within: ``127.0.0.0/8`` or ``169.254.169.254/32``,
-    never ``0.0.0.0/0``.
+    Guarded networks (loopback, link-local, metadata) are opened only from within: ``127.0.0.0/8``
+    or ``169.254.169.254/32``, never ``0.0.0.0/0``.
     """
     if network.version != address.version or address not in network:
         return False

@@ -78,7 +78,9 @@ class ChunkedDecoder:
         """The next line without CRLF, once it is whole."""
         limit = MAX_TRAILERS if self._state is _State.TRAILER else MAX_SIZE_LINE
         end = data.find(b"\n", position, position + limit + 2)
-        self._line += data[position : end + 1] if end >= 0 else data[position : position + limit + 2]
+        self._line += (
+            data[position : end + 1] if end >= 0 else data[position : position + limit + 2]
+        )
         if len(self._line) > limit:
             raise BodyError(reasons.BAD_CHUNK, "a line of the chunked framing is too long")
         if end < 0:

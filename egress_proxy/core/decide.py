@@ -8,7 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from egress_proxy.core import reason as reasons
-from egress_proxy.core.addresses import PUBLIC_ONLY, Grant, IPNetwork, Vetting, lies_within, special_use, vet
+from egress_proxy.core.addresses import (
+    PUBLIC_ONLY,
+    Grant,
+    IPNetwork,
+    Vetting,
+    lies_within,
+    special_use,
+    vet,
+)
 from egress_proxy.core.names import Authority, IPAddress
 from egress_proxy.core.policy import Action, CompiledPolicy, HostPattern, Match, Mode, Rule
 from egress_proxy.core.reason import Reason
@@ -91,10 +99,14 @@ def _lifted_by(rule: Rule, address: IPAddress | None) -> tuple[IPNetwork, ...]:
     if isinstance(rule.target, HostPattern):
         return rule.allow_private
     special = None if address is None else special_use(address)
-    return (rule.target,) if special is not None and lies_within(rule.target, special.network) else ()
+    return (
+        (rule.target,) if special is not None and lies_within(rule.target, special.network) else ()
+    )
 
 
-def vet_addresses(decision: Decision, addresses: tuple[str, ...], port: int) -> tuple[Vetting, Reason | None]:
+def vet_addresses(
+    decision: Decision, addresses: tuple[str, ...], port: int
+) -> tuple[Vetting, Reason | None]:
     """Pass the destination's addresses through the gate.
 
     Returns the vetting and the reason to refuse: None where an address may be dialled. A destination that is refused

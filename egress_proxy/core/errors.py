@@ -6,7 +6,9 @@
     ├── HeadError        a request or response head that cannot be understood
     │   └── BodyError    framing inside a message body that cannot be understood
     ├── HostError        a text that is neither a host name nor an address
-    └── ConfigError      in ``egress_proxy.config``: a configuration that cannot be used
+    ├── ConfigError      in ``egress_proxy.config``: a configuration that cannot be used
+    ├── StartError       in ``egress_proxy.app``: a port that cannot be had
+    └── Interrupted      in ``egress_proxy.net``: the proxy ends a connection of its own accord
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """HTTP/1 message heads: bytes to values and back (RFC 9112), strictly and in one pass.
 
-Whatever two parsers might read differently is refused with the reason that names it; nothing is repaired or guessed. The
-functions are pure: they see a whole head, and say nothing about where it came from.
+Whatever two parsers might read differently is refused with the reason that names it; nothing is
+repaired or guessed. The functions are pure: they see a whole head, and say nothing about where it
+came from.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from enum import Enum
+from functools import lru_cache
 
 import msgspec
 
@@ -21,12 +23,15 @@ _TOKEN_BYTE = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _TOKEN = _TOKEN_BYTE + rb"+"
 # request-line (RFC 9112 §3) with single spaces, as the grammar has it; the target holds visible ASCII alone.
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])\r\n")
-# status-line (RFC 9112 §4); the space before an empty reason phrase is missing in some answers, and nothing hangs on it.
+# status-line (RFC 9112 §4); the space before an empty reason phrase is missing in some answers, and
+# nothing hangs on it.
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t \x21-\x7e\x80-\xff]*)?\r\n")
 # field-line (RFC 9112 §5): no white space before the colon; the value's surrounding white space is not part of it.
 # `*+` gives nothing back: else a long run of spaces would be tried in all ways to cut it in two.
 _FIELD_LINE = re.compile(
-    rb"(" + _TOKEN + rb"):[ \t]*+((?:[\x21-\x7e\x80-\xff](?:[\t \x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*\r\n"
+    rb"("
+    + _TOKEN
+    + rb"):[ \t]*+((?:[\x21-\x7e\x80-\xff](?:[\t \x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*\r\n"
 )
 _HTTP_URL = re.compile(rb"[hH][tT][tT][pP]://([^/?]*)(/?[^?]*(?:\?.*)?)")
 _ANY_URL = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://")
@@ -34,13 +39,24 @@ _CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
 _METHOD_BYTE = re.compile(_TOKEN_BYTE)
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
 
+#: Bytes of a CONNECT request's head up to which its meaning is remembered.
+_REPEATED_SIZE = 512
+
 END_OF_HEAD = b"\r\n\r\n"
 
 _TLS = "this is a TLS handshake; the proxy speaks plain HTTP"
 
 #: Fields that are about one connection and are never forwarded (RFC 9110 §7.6.1, and what clients send to proxies).
 HOP_BY_HOP = frozenset(
-    (b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings")
+    (
+        b"connection",
+        b"keep-alive",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+    )
 )
 
 Field = tuple[bytes, bytes, bytes]
@@ -138,8 +154,15 @@ def parse_head(data: bytes, limits: HeadLimits) -> Head:
     if line is None:
         raise _bad_request_line(data)
     if line[3] != b"1" or line[4] not in b"01":
-        raise HeadError(reasons.VERSION_NOT_SUPPORTED, "the version is neither HTTP/1.0 nor HTTP/1.1")
-    return Head(line[1].decode("ascii"), line[2], int(line[4]), _parse_fields(data, line.end(), limits.fields))
+        raise HeadError(
+            reasons.VERSION_NOT_SUPPORTED, "the version is neither HTTP/1.0 nor HTTP/1.1"
+        )
+    return Head(
+        line[1].decode("ascii"),
+        line[2],
+        int(line[4]),
+        _parse_fields(data, line.end(), limits.fields),
+    )
 
 
 def parse_request(data: bytes, limits: HeadLimits) -> ProxyRequest:
@@ -147,6 +170,13 @@ def parse_request(data: bytes, limits: HeadLimits) -> ProxyRequest:
 
     Raises HeadError.
     """
+    # A client sends the same few bytes for each tunnel to a destination: nothing in them differs from the last time.
+    if len(data) <= _REPEATED_SIZE and data.startswith(b"CONNECT "):
+        return _parse_repeated(data, limits)
+    return _parse_request(data, limits)
+
+
+def _parse_request(data: bytes, limits: HeadLimits) -> ProxyRequest:
     head = parse_head(data, limits)
     connect = head.method == "CONNECT"
     if connect:
@@ -154,24 +184,28 @@ def parse_request(data: bytes, limits: HeadLimits) -> ProxyRequest:
     else:
         destination, path = _absolute_form(head.method, head.target)
     _check_host(head, destination)
-    framing, length = _request_framing(head)
+    framing, length = request_framing(head)
     if connect and framing is not Framing.NONE and not (framing is Framing.LENGTH and length == 0):
         # RFC 9110 §9.3.6: content in a CONNECT request has no meaning, and bytes after the head belong to the tunnel.
         raise HeadError(reasons.BAD_CONTENT_LENGTH, "a CONNECT request has no body")
-    expects = [value.lower() for value in head.values(b"expect")]
-    if expects and expects != [b"100-continue"]:
+    expects = head.values(b"expect")
+    if expects and [value.lower() for value in expects] != [b"100-continue"]:
         raise HeadError(reasons.BAD_EXPECT, "an expectation other than 100-continue")
     return ProxyRequest(
         head.method,
         destination,
         path,
         head.minor,
-        not connect and _keeps_alive(head),
+        not connect and keeps_alive(head),
         framing,
         length,
         bool(expects) and head.minor == 1 and framing is not Framing.NONE,
         head.fields,
     )
+
+
+# Bounded, because clients choose the keys: 2 MiB at most.
+_parse_repeated = lru_cache(maxsize=2048)(_parse_request)
 
 
 def parse_response(data: bytes, method: str, limits: HeadLimits) -> ResponseHead:
@@ -189,7 +223,9 @@ def parse_response(data: bytes, method: str, limits: HeadLimits) -> ResponseHead
         status = int(line[2])
         if status == 101:
             # RFC 9110 §15.2.2: only an answer to Upgrade, which is never sent on. What would follow is no HTTP.
-            raise HeadError(reasons.ORIGIN_MALFORMED, "it switches protocols, which nobody asked for")
+            raise HeadError(
+                reasons.ORIGIN_MALFORMED, "it switches protocols, which nobody asked for"
+            )
         # RFC 9112 §6.3, rules 1, 3, 4, 6 and 8 in this order.
         if method == "HEAD" or status in {204, 304} or status < 200:
             framing, length = Framing.NONE, 0
@@ -198,7 +234,9 @@ def parse_response(data: bytes, method: str, limits: HeadLimits) -> ResponseHead
             if framing is Framing.NONE:
                 framing = Framing.UNTIL_CLOSE
     except HeadError as error:
-        raise HeadError(reasons.ORIGIN_MALFORMED, f"the origin's answer is malformed: {error.detail}") from None
+        raise HeadError(
+            reasons.ORIGIN_MALFORMED, f"the origin's answer is malformed: {error.detail}"
+        ) from None
     return ResponseHead(status, line[0][:-2], framing, length, fields)
 
 
@@ -226,7 +264,9 @@ def origin_request(request: ProxyRequest) -> bytes:
     """The head to send to the origin: origin-form, Host rebuilt from the target, one request per connection."""
     destination = request.destination
     host = str(destination).removesuffix(":80").encode("ascii")
-    lines = [b"%s %s HTTP/1.1\r\nHost: %s\r\n" % (request.method.encode("ascii"), request.path, host)]
+    lines = [
+        b"%s %s HTTP/1.1\r\nHost: %s\r\n" % (request.method.encode("ascii"), request.path, host)
+    ]
     rebuilt = [b"host", b"content-length"]
     if not request.expects_continue:
         # RFC 9110 §10.1.1: to be ignored in HTTP/1.0, and meant for requests with a body.
@@ -240,10 +280,13 @@ def origin_request(request: ProxyRequest) -> bytes:
     return b"".join(lines)
 
 
-def client_response(response: ResponseHead, framing: Framing, keep_alive: bool) -> bytes:
+def client_response(response: ResponseHead, framing: Framing, *, keep_alive: bool) -> bytes:
     """The head to send to the client for an origin's answer, with the framing that the proxy will use towards it."""
     lines = [b"HTTP/1.1" + response.status_line[8:] + b"\r\n"]
-    lines += [b"%s: %s\r\n" % field[1:] for field in forwardable(response.fields, *_rebuilt(response, framing))]
+    lines += [
+        b"%s: %s\r\n" % field[1:]
+        for field in forwardable(response.fields, *_rebuilt(response, framing))
+    ]
     if response.status >= 200:
         if framing is Framing.LENGTH:
             lines.append(b"Content-Length: %d\r\n" % response.length)
@@ -275,8 +318,8 @@ def _parse_fields(data: bytes, position: int, limit: int) -> list[Field]:
             raise _bad_field(data, position)
         if len(fields) == limit:
             raise HeadError(reasons.TOO_MANY_HEADERS, f"more than {limit} header lines")
-        name = line[1]
-        fields.append((name.lower(), name, line[2]))
+        name, value = line.group(1, 2)
+        fields.append((name.lower(), name, value))
         position = line.end()
     if position != end or data[end:] != b"\r\n":
         raise HeadError(reasons.MALFORMED_HEADER, "the head does not end with an empty line")
@@ -308,7 +351,10 @@ def _authority(text: bytes, default_port: int | None) -> Authority:
 
 
 def _check_host(head: Head, destination: Authority) -> None:
-    """Host must be there once (in 1.1) and agree with the target (RFC 9112 §3.2): two names for one request are an attack."""
+    """Host must be there once (in 1.1) and agree with the target (RFC 9112 §3.2).
+
+    Two names for one request are an attack.
+    """
     values = head.values(b"host")
     if not values:
         if head.minor == 1:
@@ -325,7 +371,8 @@ def _check_host(head: Head, destination: Authority) -> None:
         raise HeadError(reasons.HOST_MISMATCH, "the Host header and the target disagree")
 
 
-def _keeps_alive(head: Head) -> bool:
+def keeps_alive(head: Head) -> bool:
+    """Whether the client wants the connection to stay open (RFC 9112 §9.3)."""
     options: set[bytes] = set()
     for lower, _, value in head.fields:
         if lower in {b"connection", b"proxy-connection"}:
@@ -335,7 +382,11 @@ def _keeps_alive(head: Head) -> bool:
     return head.minor == 1 or b"keep-alive" in options
 
 
-def _request_framing(head: Head) -> tuple[Framing, int]:
+def request_framing(head: Head) -> tuple[Framing, int]:
+    """How the end of a request's body is known, and its bytes where that is by a length.
+
+    Raises HeadError.
+    """
     return _framing(head.fields, head.minor)
 
 
@@ -370,7 +421,9 @@ def _bad_request_line(data: bytes) -> HeadError:
         return HeadError(reasons.BARE_LF, "the request line ends with LF alone")
     if _CONTROL.search(line, 0, len(line) - 1) is not None:
         return HeadError(reasons.CONTROL_BYTE, "the request line holds a control byte")
-    return HeadError(reasons.MALFORMED_REQUEST_LINE, "the request line is not METHOD SP target SP HTTP/1.1")
+    return HeadError(
+        reasons.MALFORMED_REQUEST_LINE, "the request line is not METHOD SP target SP HTTP/1.1"
+    )
 
 
 def _bad_field(data: bytes, position: int) -> HeadError:

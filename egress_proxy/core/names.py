@@ -1,6 +1,7 @@
 """Canonical hosts and authorities: every spelling of a destination becomes one value, once.
 
-The matcher, the resolver, the dialler and the log all share that value, so they cannot disagree about what was asked for.
+The matcher, the resolver, the dialler and the log all share that value, so they cannot disagree
+about what was asked for.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ IPAddress = IPv4Address | IPv6Address
 MAX_NAME_LENGTH = 253
 MAX_LABEL_LENGTH = 63
 
-# Letters, digits, hyphen, and the underscore of service names (RFC 2782, RFC 8552). A hyphen may stand anywhere: names such
-# as `-a.example` exist, DNS carries them (RFC 2181 §11), and one canonical text is all that a decision needs.
+# Letters, digits, hyphen, and the underscore of service names (RFC 2782, RFC 8552). A hyphen may
+# stand anywhere: names such as `-a.example` exist, DNS carries them (RFC 2181 §11), and one
+# canonical text is all that a decision needs.
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
 _PORT = re.compile(rb"[1-9][0-9]{0,4}")
 _IPV4_PART = re.compile(r"0[xX][0-9a-fA-F]*|[0-9]+")
@@ -109,7 +111,8 @@ def parse_authority(text: bytes, default_port: int | None) -> Authority:
 
     Without default_port the port is required, as in CONNECT (RFC 9112 §3.2.3).
 
-    Raises HostError with a message that does not quote the text; ``AuthorityError`` where it isn't the host that is wrong.
+    Raises HostError with a message that does not quote the text; ``AuthorityError`` where it isn't
+    the host that is wrong.
     """
     match = _BRACKETED.fullmatch(text)
     if match is not None:
@@ -121,7 +124,9 @@ def parse_authority(text: bytes, default_port: int | None) -> Authority:
         try:
             host = canonical_host(match[1].decode("ascii"))
         except UnicodeDecodeError:
-            raise HostError("the host holds bytes beyond ASCII; send it as A-labels (xn--…)") from None
+            raise HostError(
+                "the host holds bytes beyond ASCII; send it as A-labels (xn--…)"
+            ) from None
     return Authority(host, _port(match[2], default_port))
 
 
@@ -153,7 +158,10 @@ def _why_not_an_authority(text: bytes) -> str:
 
 
 def _any_ipv4(text: str) -> IPv4Address:
-    """Read an IPv4 address as inet_aton(3) does: one to four parts, each decimal, octal (``0…``) or hexadecimal (``0x…``)."""
+    """Read an IPv4 address as inet_aton(3) does.
+
+    It has one to four parts, each decimal, octal (``0…``) or hexadecimal (``0x…``).
+    """
     parts = text.split(".")
     if len(parts) > 4:
         raise HostError("the host ends in a number but is not an IPv4 address")

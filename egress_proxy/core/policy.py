@@ -1,7 +1,8 @@
 """Compiled rules: what the configuration says, indexed so that a decision never scans the rules.
 
-A host is looked up once by its exact text and once for each of its parent domains. Rules by address are few and are tried in
-turn. Which policies apply to a client is worked out once per client address.
+A host is looked up once by its exact text and once for each of its parent domains. Rules by address
+are few and are tried in turn. Which policies apply to a client is worked out once per client
+address.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ class Policy:
     def applies_to(self, client: IPAddress) -> bool:
         if self.subjects is None:
             return True
-        return any(client.version == network.version and client in network for network in self.subjects)
+        return any(
+            client.version == network.version and client in network for network in self.subjects
+        )
 
 
 #: A rule with the number of its policy.
@@ -137,7 +140,9 @@ class CompiledPolicy:
 
     def _find_applicable(self, client: str) -> frozenset[int]:
         address = plain_address(ip_address(client))
-        return frozenset(number for number, policy in enumerate(self.policies) if policy.applies_to(address))
+        return frozenset(
+            number for number, policy in enumerate(self.policies) if policy.applies_to(address)
+        )
 
     def matches(self, client: str, host: Host) -> Iterator[_Entry]:
         """The rules that name this host, whatever their ports, for this client: the most specific first."""
@@ -189,5 +194,6 @@ class Match:
 def matching_rules(compiled: CompiledPolicy, client: str, destination: Authority) -> list[Match]:
     """Every rule that names the destination's host for this client, whatever its ports, the most specific first."""
     return [
-        Match(compiled.policies[number].name, rule) for number, rule in compiled.matches(client, destination.host)
+        Match(compiled.policies[number].name, rule)
+        for number, rule in compiled.matches(client, destination.host)
     ]

@@ -1,8 +1,9 @@
 """The one closed vocabulary of reasons: why a request was refused, failed or was cut short.
 
-Each row is written once, here, and read everywhere: the audit field and metric label (``name``), the HTTP status and error
-code of the answer, the ``Proxy-Status`` error type (RFC 9209 §2.3), whether a retry can help, and what a person or an agent
-should do next. ``docs/reference/reasons.md`` is generated from this table.
+Each row is written once, here, and read everywhere: the audit field and metric label (``name``),
+the HTTP status and error code of the answer, the ``Proxy-Status`` error type (RFC 9209 §2.3),
+whether a retry can help, and what a person or an agent should do next.
+``docs/reference/reasons.md`` is generated from this table.
 """
 
 from __future__ import annotations
@@ -71,20 +72,36 @@ def _row(
     return REASONS[name]
 
 
-def _policy(name: str, message: str, advice: str, proxy_status: str = "http_request_denied") -> Reason:
+def _policy(
+    name: str, message: str, advice: str, proxy_status: str = "http_request_denied"
+) -> Reason:
     return _row(name, Event.DENIED, Code.POLICY_BLOCKED, 403, proxy_status, message, advice)
 
 
 def _malformed(name: str, message: str, advice: str, status: int = 400) -> Reason:
-    return _row(name, Event.DENIED, Code.SCHEMA_VALIDATION_FAILED, status, "http_request_error", message, advice)
+    return _row(
+        name,
+        Event.DENIED,
+        Code.SCHEMA_VALIDATION_FAILED,
+        status,
+        "http_request_error",
+        message,
+        advice,
+    )
 
 
-def _failure(name: str, status: int, proxy_status: str, message: str, advice: str, retry_after: int = 5) -> Reason:
-    return _row(name, Event.FAILED, Code.RETRY_LATER, status, proxy_status, message, advice, retry_after)
+def _failure(
+    name: str, status: int, proxy_status: str, message: str, advice: str, retry_after: int = 5
+) -> Reason:
+    return _row(
+        name, Event.FAILED, Code.RETRY_LATER, status, proxy_status, message, advice, retry_after
+    )
 
 
 def _closed(name: str, message: str, advice: str) -> Reason:
-    return _row(name, Event.CLOSED, Code.RETRY_LATER, 503, "connection_terminated", message, advice, 1)
+    return _row(
+        name, Event.CLOSED, Code.RETRY_LATER, 503, "connection_terminated", message, advice, 1
+    )
 
 
 _ASK = "Do not retry. Ask whoever runs this proxy to allow it; `egress-proxy explain` names the rule to add."
@@ -107,20 +124,40 @@ DESTINATION_IP_PROHIBITED = _policy(
 
 # The request cannot be understood.
 MALFORMED_REQUEST_LINE = _malformed(
-    "malformed_request_line", "The request line is malformed.", "Send METHOD SP target SP HTTP/1.1 CRLF (RFC 9112 §3)."
+    "malformed_request_line",
+    "The request line is malformed.",
+    "Send METHOD SP target SP HTTP/1.1 CRLF (RFC 9112 §3).",
 )
 MALFORMED_HEADER = _malformed(
-    "malformed_header", "A header line is malformed.", "Send NAME: VALUE CRLF without white space before the colon."
+    "malformed_header",
+    "A header line is malformed.",
+    "Send NAME: VALUE CRLF without white space before the colon.",
 )
-BARE_LF = _malformed("bare_lf", "A line of the head ends without CR.", "End each line with CRLF (RFC 9112 §2.2).")
-OBS_FOLD = _malformed("obs_fold", "A header is folded over lines.", "Write each header on one line (RFC 9112 §5.2).")
-CONTROL_BYTE = _malformed("control_byte", "The head holds a control byte.", "Remove it; percent-encode it in a URL.")
-HEAD_TOO_LARGE = _malformed("head_too_large", "The request head is too large.", "Send fewer or smaller headers.")
-TOO_MANY_HEADERS = _malformed("too_many_headers", "The request has too many headers.", "Send fewer headers.")
-MISSING_HOST = _malformed("missing_host", "An HTTP/1.1 request needs a Host header.", "Send one (RFC 9112 §3.2).")
-DUPLICATE_HOST = _malformed("duplicate_host", "There is more than one Host header.", "Send one (RFC 9112 §3.2).")
+BARE_LF = _malformed(
+    "bare_lf", "A line of the head ends without CR.", "End each line with CRLF (RFC 9112 §2.2)."
+)
+OBS_FOLD = _malformed(
+    "obs_fold", "A header is folded over lines.", "Write each header on one line (RFC 9112 §5.2)."
+)
+CONTROL_BYTE = _malformed(
+    "control_byte", "The head holds a control byte.", "Remove it; percent-encode it in a URL."
+)
+HEAD_TOO_LARGE = _malformed(
+    "head_too_large", "The request head is too large.", "Send fewer or smaller headers."
+)
+TOO_MANY_HEADERS = _malformed(
+    "too_many_headers", "The request has too many headers.", "Send fewer headers."
+)
+MISSING_HOST = _malformed(
+    "missing_host", "An HTTP/1.1 request needs a Host header.", "Send one (RFC 9112 §3.2)."
+)
+DUPLICATE_HOST = _malformed(
+    "duplicate_host", "There is more than one Host header.", "Send one (RFC 9112 §3.2)."
+)
 HOST_MISMATCH = _malformed(
-    "host_mismatch", "The Host header names another host than the target.", "Make the two agree (RFC 9112 §3.2.2)."
+    "host_mismatch",
+    "The Host header names another host than the target.",
+    "Make the two agree (RFC 9112 §3.2.2).",
 )
 BAD_AUTHORITY = _malformed(
     "bad_authority",
@@ -128,19 +165,27 @@ BAD_AUTHORITY = _malformed(
     "Send a host and a decimal port from 1 to 65535, without user information.",
 )
 BAD_HOST = _malformed(
-    "bad_host", "The target's host is neither a DNS name nor an IP address.", "Send the host as A-labels, or [IPv6]."
+    "bad_host",
+    "The target's host is neither a DNS name nor an IP address.",
+    "Send the host as A-labels, or [IPv6].",
 )
 SCHEME_NOT_SUPPORTED = _malformed(
-    "scheme_not_supported", "Only http:// can be forwarded in clear.", "For https:// send CONNECT host:443."
+    "scheme_not_supported",
+    "Only http:// can be forwarded in clear.",
+    "For https:// send CONNECT host:443.",
 )
 NOT_A_PROXY_REQUEST = _malformed(
     "not_a_proxy_request",
     "This is a forward proxy; the target is neither host:port with CONNECT nor an http:// URL.",
     "Set this address as HTTP_PROXY and HTTPS_PROXY instead of sending requests to it.",
 )
-VERSION_NOT_SUPPORTED = _malformed("version_not_supported", "Only HTTP/1.0 and HTTP/1.1 are spoken.", "Use HTTP/1.1.")
+VERSION_NOT_SUPPORTED = _malformed(
+    "version_not_supported", "Only HTTP/1.0 and HTTP/1.1 are spoken.", "Use HTTP/1.1."
+)
 BAD_CONTENT_LENGTH = _malformed(
-    "bad_content_length", "Content-Length is not one decimal number.", "Send it once, in digits (RFC 9110 §8.6)."
+    "bad_content_length",
+    "Content-Length is not one decimal number.",
+    "Send it once, in digits (RFC 9110 §8.6).",
 )
 BAD_TRANSFER_ENCODING = _malformed(
     "bad_transfer_encoding",
@@ -148,7 +193,9 @@ BAD_TRANSFER_ENCODING = _malformed(
     "Send either chunked or Content-Length (RFC 9112 §6.1).",
 )
 BAD_CHUNK = _malformed("bad_chunk", "The chunked body is malformed.", "Follow RFC 9112 §7.1.")
-BAD_EXPECT = _malformed("bad_expect", "Only `Expect: 100-continue` is known.", "Leave Expect out.", 417)
+BAD_EXPECT = _malformed(
+    "bad_expect", "Only `Expect: 100-continue` is known.", "Leave Expect out.", 417
+)
 INCOMPLETE_REQUEST = _malformed(
     "incomplete_request", "The connection ended inside the request.", "Send the whole request."
 )
@@ -164,39 +211,89 @@ HEAD_TIMEOUT = _row(
 )
 
 # The destination is allowed and cannot be reached.
-DNS_NXDOMAIN = _failure("dns_nxdomain", 502, "dns_error", "The host's name does not exist.", "Check the name.", 30)
-DNS_NO_ADDRESS = _failure("dns_no_address", 502, "dns_error", "The host's name has no address.", "Check the name.", 30)
-DNS_FAILURE = _failure("dns_failure", 502, "dns_error", "The name servers could not answer.", "Retry later.")
-DNS_TIMEOUT = _failure("dns_timeout", 504, "dns_timeout", "The name servers did not answer in time.", "Retry later.")
+DNS_NXDOMAIN = _failure(
+    "dns_nxdomain", 502, "dns_error", "The host's name does not exist.", "Check the name.", 30
+)
+DNS_NO_ADDRESS = _failure(
+    "dns_no_address", 502, "dns_error", "The host's name has no address.", "Check the name.", 30
+)
+DNS_FAILURE = _failure(
+    "dns_failure", 502, "dns_error", "The name servers could not answer.", "Retry later."
+)
+DNS_TIMEOUT = _failure(
+    "dns_timeout", 504, "dns_timeout", "The name servers did not answer in time.", "Retry later."
+)
 CONNECTION_REFUSED = _failure(
-    "connection_refused", 502, "connection_refused", "The destination refused the connection.", "Retry later."
+    "connection_refused",
+    502,
+    "connection_refused",
+    "The destination refused the connection.",
+    "Retry later.",
 )
 CONNECTION_TIMEOUT = _failure(
-    "connection_timeout", 504, "connection_timeout", "The destination did not accept in time.", "Retry later."
+    "connection_timeout",
+    504,
+    "connection_timeout",
+    "The destination did not accept in time.",
+    "Retry later.",
 )
 DESTINATION_UNREACHABLE = _failure(
-    "destination_unreachable", 502, "destination_ip_unroutable", "No route to the destination.", "Retry later.", 30
+    "destination_unreachable",
+    502,
+    "destination_ip_unroutable",
+    "No route to the destination.",
+    "Retry later.",
+    30,
 )
 CONNECTION_FAILED = _failure(
-    "connection_failed", 502, "destination_unavailable", "The connection could not be made.", "Retry later."
+    "connection_failed",
+    502,
+    "destination_unavailable",
+    "The connection could not be made.",
+    "Retry later.",
 )
 ORIGIN_TIMEOUT = _failure(
-    "origin_timeout", 504, "http_response_timeout", "The origin did not answer in time.", "Retry later."
+    "origin_timeout",
+    504,
+    "http_response_timeout",
+    "The origin did not answer in time.",
+    "Retry later.",
 )
 ORIGIN_CLOSED = _failure(
-    "origin_closed", 502, "connection_terminated", "The origin closed before it answered.", "Retry later."
+    "origin_closed",
+    502,
+    "connection_terminated",
+    "The origin closed before it answered.",
+    "Retry later.",
 )
 ORIGIN_MALFORMED = _failure(
-    "origin_malformed", 502, "http_protocol_error", "The origin's answer is malformed.", "Tell the origin's owner.", 60
+    "origin_malformed",
+    502,
+    "http_protocol_error",
+    "The origin's answer is malformed.",
+    "Tell the origin's owner.",
+    60,
 )
 ORIGIN_TRUNCATED = _failure(
-    "origin_truncated", 502, "http_response_incomplete", "The origin's answer ended too soon.", "Retry."
+    "origin_truncated",
+    502,
+    "http_response_incomplete",
+    "The origin's answer ended too soon.",
+    "Retry.",
 )
-ORIGIN_RESET = _failure("origin_reset", 502, "connection_terminated", "The origin reset the connection.", "Retry.")
+ORIGIN_RESET = _failure(
+    "origin_reset", 502, "connection_terminated", "The origin reset the connection.", "Retry."
+)
 CLIENT_ABORTED = _failure(
-    "client_aborted", 502, "connection_terminated", "The client went away before the answer was complete.", "Retry."
+    "client_aborted",
+    502,
+    "connection_terminated",
+    "The client went away before the answer was complete.",
+    "Retry.",
 )
-DRAINING = _failure("draining", 503, "proxy_internal_response", "The proxy is shutting down.", "Retry at once.", 1)
+DRAINING = _failure(
+    "draining", 503, "proxy_internal_response", "The proxy is shutting down.", "Retry at once.", 1
+)
 STARTING = _failure(
     "starting",
     503,
@@ -206,13 +303,24 @@ STARTING = _failure(
     1,
 )
 OVERLOADED = _failure(
-    "overloaded", 503, "connection_limit_reached", "The proxy has as many connections as it may.", "Retry later.", 1
+    "overloaded",
+    503,
+    "connection_limit_reached",
+    "The proxy has as many connections as it may.",
+    "Retry later.",
+    1,
 )
 
 # The proxy ended what was allowed and was running.
-IDLE_TIMEOUT = _closed("idle_timeout", "No byte passed for the idle time.", "Open a new connection when needed.")
-LIFETIME_EXCEEDED = _closed("lifetime_exceeded", "The connection reached its life time.", "Open a new connection.")
-DRAIN_TIMEOUT = _closed("drain_timeout", "The proxy shut down before the connection ended.", "Open a new connection.")
+IDLE_TIMEOUT = _closed(
+    "idle_timeout", "No byte passed for the idle time.", "Open a new connection when needed."
+)
+LIFETIME_EXCEEDED = _closed(
+    "lifetime_exceeded", "The connection reached its life time.", "Open a new connection."
+)
+DRAIN_TIMEOUT = _closed(
+    "drain_timeout", "The proxy shut down before the connection ended.", "Open a new connection."
+)
 
 # The admin API says no.
 CREDENTIALS_REQUIRED = _row(
@@ -224,9 +332,14 @@ CREDENTIALS_REQUIRED = _row(
     "The admin API needs a bearer token.",
     "Send `Authorization: Bearer` with the token of admin_token_file.",
 )
-NO_SUCH_ENDPOINT = _malformed("no_such_endpoint", "The admin API has no such path.", "See docs/reference/admin.md.", 404)
+NO_SUCH_ENDPOINT = _malformed(
+    "no_such_endpoint", "The admin API has no such path.", "See docs/reference/admin.md.", 404
+)
 METHOD_NOT_ALLOWED = _malformed(
-    "method_not_allowed", "The admin API's path does not know this method.", "See docs/reference/admin.md.", 405
+    "method_not_allowed",
+    "The admin API's path does not know this method.",
+    "See docs/reference/admin.md.",
+    405,
 )
 FORBIDDEN_HOST = _row(
     "forbidden_host",
@@ -243,9 +356,14 @@ BODY_TOO_LARGE = _malformed(
     "Send a smaller one.",
     413,
 )
-BAD_ADMIN_REQUEST = _malformed("bad_admin_request", "The request's body is not what is wanted.", "Mend it as said.")
+BAD_ADMIN_REQUEST = _malformed(
+    "bad_admin_request", "The request's body is not what is wanted.", "Mend it as said."
+)
 RELOAD_FAILED = _malformed(
-    "reload_failed", "The configuration has errors; the old one stays in force.", "Mend the errors named.", 422
+    "reload_failed",
+    "The configuration has errors; the old one stays in force.",
+    "Mend the errors named.",
+    422,
 )
 
 # A defect of ours.

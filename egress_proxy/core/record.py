@@ -38,9 +38,8 @@ class Record(msgspec.Struct, omit_defaults=True):
 
     def conclude(self, event: Event, reason: Reason | None) -> None:
         """Set how the request ended. ``WOULD_DENY`` is kept: in audit mode that is what the line is for."""
-        if self.event == Event.WOULD_DENY:
-            if reason is None or event is not Event.DENIED:
-                return
+        if self.event == Event.WOULD_DENY and (reason is None or event is not Event.DENIED):
+            return
         self.event = event
         if reason is not None:
             self.reason = reason.name

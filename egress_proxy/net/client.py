@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from egress_proxy.core import reason as reasons
 from egress_proxy.core.errors import HeadError
 from egress_proxy.core.http1 import END_OF_HEAD, HeadLimits, check_partial
 from egress_proxy.net.poller import READABLE, WRITABLE, Interrupted, Strand
+from egress_proxy.net.relay import half_close
 
 if TYPE_CHECKING:
     from egress_proxy.config.model import Timeouts
@@ -39,12 +39,19 @@ class Client:
         self.watched = False
 
     def watch(self) -> None:
-        """Have the poller tell about it from now on. Short conversations end before there is a need."""
+        """Have the poller tell when there is something to read. Short conversations end before there is a need."""
         if not self.watched:
             self.watched = True
-            self.strand.poller.watch(self.fd, self.strand.wake)
+            self.strand.poller.watch(self.fd, self.strand.wake, output=False)
 
-    async def read_head(self, limits: HeadLimits, timeouts: Timeouts, *, draining: bool) -> bytes | None:
+    def watch_output(self) -> None:
+        """Have the poller tell when it can be written, too."""
+        self.watch()
+        self.strand.poller.watch_output(self.fd)
+
+    async def read_head(
+        self, limits: HeadLimits, timeouts: Timeouts, *, draining: bool
+    ) -> bytes | None:
         """The next request head, with its empty line; None when the client has none.
 
         Raises HeadError.
@@ -59,14 +66,16 @@ class Client:
             except BlockingIOError:
                 if not begun and draining:
                     return None
-                if not await self._wait_for_head(begun, deadline):
+                if not await self._wait_for_head(deadline, begun=begun):
                     return None
                 continue
             except OSError:
                 return None
             if not data:
                 if begun:
-                    raise HeadError(reasons.INCOMPLETE_REQUEST, "the connection ended inside the head")
+                    raise HeadError(
+                        reasons.INCOMPLETE_REQUEST, "the connection ended inside the head"
+                    )
                 return None
             if not begun:
                 begun = True
@@ -78,7 +87,7 @@ class Client:
         self.started = monotonic()
         return head
 
-    async def _wait_for_head(self, begun: bool, deadline: float) -> bool:
+    async def _wait_for_head(self, deadline: float, *, begun: bool) -> bool:
         """Wait for more of a head; False when there will be none. Raises HeadError."""
         self.watch()
         self.strand.idle = not begun
@@ -96,29 +105,27 @@ class Client:
             self.strand.idle = False
         return True
 
+    def write(self, data: bytes) -> bytes:
+        """Write what the socket takes at once; the rest. Raises OSError."""
+        try:
+            return data[os.write(self.fd, data) :]
+        except BlockingIOError:
+            return data
+
     async def send(self, data: bytes, seconds: float) -> None:
         """Write all of it. Raises OSError; TimeoutError when it takes longer than so many seconds."""
-        while True:
-            try:
-                written = os.write(self.fd, data)
-            except BlockingIOError:
-                self.watch()
-                await self.strand.until(WRITABLE, monotonic() + seconds)
-                continue
-            if written == len(data):
-                return
-            data = data[written:]
+        if data := self.write(data):
+            self.watch_output()
+            deadline = monotonic() + seconds
+            while data := self.write(data):
+                await self.strand.until(WRITABLE, deadline)
 
     async def linger(self) -> None:
         """End our side and read what the client still sends, for a bounded time, so that no reset destroys the answer.
 
         Raises OSError, TimeoutError, Interrupted.
         """
-        sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, self.fd)
-        try:
-            sock.shutdown(socket.SHUT_WR)
-        finally:
-            sock.detach()
+        half_close(self.fd)
         deadline = monotonic() + _LINGER_SECONDS
         dropped = 0
         if not self.watched:

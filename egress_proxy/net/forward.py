@@ -40,7 +40,7 @@ class SinkError(Exception):
     """The side that takes a body went away."""
 
 
-class Failed(Exception):
+class ExchangeError(Exception):
     """The exchange cannot go on; ``reason`` says why."""
 
     def __init__(self, reason: Reason) -> None:
@@ -51,12 +51,32 @@ class Failed(Exception):
 class _Body:
     """One message body on its way from a source to a sink, with the head that goes before it."""
 
-    __slots__ = ("_decoder", "_framing", "_out", "_remaining", "_sink", "_source", "_until_close", "ended", "rest", "total")
+    __slots__ = (
+        "_decoder",
+        "_framing",
+        "_out",
+        "_remaining",
+        "_sink",
+        "_source",
+        "_until_close",
+        "ended",
+        "rest",
+        "total",
+    )
 
     def __init__(
-        self, source: int, sink: int, head: bytes, early: bytes, framing: Framing, length: int, *, until_close: bool
+        self,
+        source: int,
+        sink: int,
+        head: bytes,
+        early: bytes,
+        framing: Framing,
+        length: int,
+        *,
+        until_close: bool,
     ) -> None:
-        """early are bytes behind the source's head. With until_close the sink is told the end by closing, not by chunks.
+        """early are bytes behind the source's head. With until_close the sink is told the end by
+        closing, not by chunks.
 
         Raises SourceError.
         """
@@ -144,7 +164,9 @@ class _Body:
 class Exchange:
     """One request and its answer, on two watched connections."""
 
-    def __init__(self, strand: Strand, client: int, origin: int, request: ProxyRequest, early: bytes) -> None:
+    def __init__(
+        self, strand: Strand, client: int, origin: int, request: ProxyRequest, early: bytes
+    ) -> None:
         """early is what the client sent behind the request's head."""
         self._strand = strand
         self._client = client
@@ -162,7 +184,9 @@ class Exchange:
         self.sent = 0
         self.received = 0
 
-    async def run(self, limits: HeadLimits, timeouts: Timeouts, *, keep_alive: bool) -> Reason | None:
+    async def run(
+        self, limits: HeadLimits, timeouts: Timeouts, *, keep_alive: bool
+    ) -> Reason | None:
         """Carry it through; the reason why it failed, or None.
 
         Raises Interrupted.
@@ -176,15 +200,17 @@ class Exchange:
                     until_close=False,
                 )
             except SourceError as error:
-                raise Failed(error.reason or reasons.CLIENT_ABORTED) from None
+                raise ExchangeError(error.reason or reasons.CLIENT_ABORTED) from None
             response = await self._answer_to(upload, limits, timeouts)
-            await self._hand_back(response, upload, timeouts, keep_alive)
-        except Failed as failure:
+            await self._hand_back(response, upload, timeouts, keep_alive=keep_alive)
+        except ExchangeError as failure:
             return failure.reason
         self.rest = upload.rest
         return None
 
-    async def _answer_to(self, upload: _Body, limits: HeadLimits, timeouts: Timeouts) -> ResponseHead:
+    async def _answer_to(
+        self, upload: _Body, limits: HeadLimits, timeouts: Timeouts
+    ) -> ResponseHead:
         """Send the request until the final answer's head has come."""
         deadline = monotonic() + timeouts.idle
         while True:
@@ -195,15 +221,19 @@ class Exchange:
                     return response
                 # RFC 9110 §15.2: HTTP/1.0 knows no interim answers.
                 if self._request.minor:
-                    await self._send(client_response(response, Framing.NONE, True), deadline)
+                    await self._send(
+                        client_response(response, Framing.NONE, keep_alive=True), deadline
+                    )
             try:
                 await self._strand.until(READABLE | WRITABLE, deadline)
             except TimeoutError:
                 origins = upload.done or upload.blocked
-                raise Failed(reasons.ORIGIN_TIMEOUT if origins else reasons.IDLE_TIMEOUT) from None
+                raise ExchangeError(
+                    reasons.ORIGIN_TIMEOUT if origins else reasons.IDLE_TIMEOUT
+                ) from None
 
     async def _hand_back(
-        self, response: ResponseHead, upload: _Body, timeouts: Timeouts, keep_alive: bool
+        self, response: ResponseHead, upload: _Body, timeouts: Timeouts, *, keep_alive: bool
     ) -> None:
         """Pass the answer on to its end, and the rest of the request meanwhile."""
         framing = response.framing
@@ -214,7 +244,12 @@ class Exchange:
         self.status = response.status
         try:
             download = _Body(
-                *(self._origin, self._client, client_response(response, framing, self.keep_alive), self._answer),
+                *(
+                    self._origin,
+                    self._client,
+                    client_response(response, framing, keep_alive=self.keep_alive),
+                    self._answer,
+                ),
                 *(response.framing, response.length),
                 until_close=framing is Framing.UNTIL_CLOSE,
             )
@@ -231,14 +266,14 @@ class Exchange:
                     deadline = monotonic() + timeouts.idle
                 await self._strand.until(READABLE | WRITABLE, deadline)
         except SourceError:
-            raise Failed(reasons.ORIGIN_TRUNCATED) from None
+            raise ExchangeError(reasons.ORIGIN_TRUNCATED) from None
         except SinkError:
-            raise Failed(reasons.CLIENT_ABORTED) from None
+            raise ExchangeError(reasons.CLIENT_ABORTED) from None
         except TimeoutError:
-            raise Failed(reasons.IDLE_TIMEOUT) from None
+            raise ExchangeError(reasons.IDLE_TIMEOUT) from None
 
     def _push(self, upload: _Body) -> bool:
-        """Move some of the request; whether any moved. Raises Failed."""
+        """Move some of the request; whether any moved. Raises ExchangeError."""
         if upload.done or not self._origin_takes:
             return False
         try:
@@ -248,36 +283,38 @@ class Exchange:
             self._origin_takes = False
             return False
         except SourceError as error:
-            raise Failed(error.reason or reasons.CLIENT_ABORTED) from None
+            raise ExchangeError(error.reason or reasons.CLIENT_ABORTED) from None
         finally:
             self.sent = max(upload.total, 0)
 
     def _next_head(self, limits: HeadLimits) -> ResponseHead | None:
-        """The next response head, or None while it is not there. Raises Failed."""
+        """The next response head, or None while it is not there. Raises ExchangeError."""
         while (end := self._answer.find(END_OF_HEAD)) < 0:
             if len(self._answer) > limits.size:
-                raise Failed(reasons.ORIGIN_MALFORMED)
+                raise ExchangeError(reasons.ORIGIN_MALFORMED)
             try:
                 data = os.read(self._origin, _CHUNK)
             except BlockingIOError:
                 return None
             except OSError:
-                raise Failed(reasons.ORIGIN_RESET) from None
+                raise ExchangeError(reasons.ORIGIN_RESET) from None
             if not data:
-                raise Failed(reasons.ORIGIN_MALFORMED if self._answer else reasons.ORIGIN_CLOSED)
+                raise ExchangeError(
+                    reasons.ORIGIN_MALFORMED if self._answer else reasons.ORIGIN_CLOSED
+                )
             self._answer += data
         head, self._answer = self._answer[: end + 4], self._answer[end + 4 :]
         try:
             return parse_response(head, self._request.method, limits)
         except HeadError as error:
-            raise Failed(error.reason) from None
+            raise ExchangeError(error.reason) from None
 
     async def _send(self, data: bytes, deadline: float) -> None:
-        """Write an interim answer. Raises Failed, TimeoutError."""
+        """Write an interim answer. Raises ExchangeError, TimeoutError."""
         while data:
             try:
                 data = data[os.write(self._client, data) :]
             except BlockingIOError:
                 await self._strand.until(WRITABLE, deadline)
             except OSError:
-                raise Failed(reasons.CLIENT_ABORTED) from None
+                raise ExchangeError(reasons.CLIENT_ABORTED) from None

@@ -61,7 +61,7 @@ class Listener:
         for _ in range(_BATCH):
             try:
                 # The private call leaves out a socket object, 2 µs per connection.
-                fd, peer = self._socket._accept()  # type: ignore[attr-defined]
+                fd, peer = self._socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001
             except BlockingIOError:
                 return
             except OSError:
@@ -87,7 +87,9 @@ class Listener:
         record = Record(request_id=worker.request_id(), client=client, generation=worker.generation)
         record.conclude(Event.FAILED, reasons.OVERLOADED)
         record.status = reasons.OVERLOADED.status
-        answer = refusal(reasons.OVERLOADED, request_id=record.request_id, keep_alive=False, method="GET")
+        answer = refusal(
+            reasons.OVERLOADED, request_id=record.request_id, keep_alive=False, method="GET"
+        )
         with contextlib.suppress(OSError):
             # Reading first: closing with the request unread would reset the answer away.
             with contextlib.suppress(BlockingIOError):

@@ -1,8 +1,8 @@
 """One private edge-triggered epoll nested in the event loop, and the coroutines that it steps.
 
-A descriptor is registered once for everything and never modified. Code tries an operation first and waits only after EAGAIN,
-so an edge that comes while nobody waits is never missed; registering reports what is ready already, so a descriptor need not
-be registered before the first wait. No asyncio Task, Future, transport or timer exists per connection.
+Code tries an operation first and waits only after EAGAIN, so an edge that comes while nobody waits
+is never missed. Registering reports what is ready already, so a descriptor need not be registered
+before the first wait. No asyncio Task, Future, transport or timer exists per connection.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ T = TypeVar("T")
 GONE = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
 READABLE = select.EPOLLIN | GONE
 WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
-_EVERYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_INPUT = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_INPUT_AND_OUTPUT = _INPUT | select.EPOLLOUT
 _BATCH = 512
 _NEVER = float("inf")
 
 
-class Interrupted(EgressProxyError):
+class Interrupted(EgressProxyError):  # noqa: N818 - it is meant, and no error
     """The proxy ends a connection of its own accord; ``reason`` says why."""
 
     def __init__(self, reason: Reason) -> None:
@@ -67,10 +68,17 @@ class Poller:
         self._running = False
         loop.add_reader(self._epoll.fileno(), self._run)
 
-    def watch(self, fd: int, handler: Callable[[int], None]) -> None:
-        """Tell handler about every edge of a descriptor, beginning with what is ready now."""
+    def watch(self, fd: int, handler: Callable[[int], None], *, output: bool = True) -> None:
+        """Tell handler about every edge of a descriptor, beginning with what is ready now.
+
+        Without output, nothing is told about when it can be written: nearly always it can, and telling so costs.
+        """
         self._handlers[fd] = handler
-        self._epoll.register(fd, _EVERYTHING)
+        self._epoll.register(fd, _INPUT_AND_OUTPUT if output else _INPUT)
+
+    def watch_output(self, fd: int) -> None:
+        """Tell from now on, and now, when a watched descriptor can be written."""
+        self._epoll.modify(fd, _INPUT_AND_OUTPUT)
 
     def listen(self, fd: int, handler: Callable[[int], None]) -> None:
         """Tell handler as long as a listening socket has connections to accept (level-triggered)."""
@@ -103,10 +111,12 @@ class Poller:
     def sweep(self) -> None:
         """Interrupt every connection whose deadline has passed."""
         self.now = now = monotonic()
-        for connection in [connection for connection in self.connections if connection.deadline <= now]:
+        for connection in [
+            connection for connection in self.connections if connection.deadline <= now
+        ]:
             try:
                 connection.interrupt(TimeoutError())
-            except Exception:
+            except Exception:  # noqa: BLE001 - the others have deadlines too
                 log.error("defect", exc_info=True)
 
     def shut(self) -> None:
@@ -127,8 +137,7 @@ class Poller:
                 if handler is not None:
                     try:
                         handler(mask)
-                    except Exception:
-                        # The others' edges would not come again.
+                    except Exception:  # noqa: BLE001 - the others' edges would not come again
                         log.error("defect", exc_info=True)
             for _ in range(len(self._again)):
                 self._again.popleft()()
@@ -149,14 +158,15 @@ def _pause() -> Generator[None, None, None]:
 class Strand:
     """One connection's coroutine, stepped by the poller instead of by a Task."""
 
-    __slots__ = ("_coroutine", "_edges", "_future", "_want", "deadline", "idle", "poller")
+    __slots__ = ("_coroutine", "_future", "_want", "deadline", "edges", "idle", "poller")
 
     def __init__(self, poller: Poller) -> None:
         self.poller = poller
         self.deadline = _NEVER
         self.idle = False
         self._want = 0
-        self._edges = 0
+        self.edges = 0
+        """What the edges were that ended the last wait."""
         self._future: asyncio.Future[Any] | None = None
         self._coroutine: Coroutine[None, None, None] | None = None
 
@@ -170,8 +180,13 @@ class Strand:
         """Handler for the poller: go on if this is what the coroutine waits for."""
         if mask & self._want:
             self._want = 0
-            self._edges = mask
+            self.edges = mask
             self._resume()
+
+    def go_on(self, mask: int) -> None:
+        """Handler for the poller: end :meth:`parked`. For a descriptor whose edges alone matter now."""
+        self.edges = mask
+        self._resume()
 
     def interrupt(self, error: Exception) -> None:
         """Raise an exception where the coroutine waits."""
@@ -189,18 +204,25 @@ class Strand:
             self._finish()
             raise
 
-    async def until(self, want: int, deadline: float) -> int:
-        """Wait for one of these edges of any watched descriptor of this connection; the edges that came.
+    async def until(self, want: int, deadline: float) -> None:
+        """Wait for one of these edges of any descriptor that ``wake`` is told about.
 
         Raises TimeoutError after deadline.
         """
         self._want = want
         self.deadline = deadline
         await _pause()
-        return self._edges
+
+    async def parked(self, deadline: float) -> None:
+        """Wait until ``go_on`` is called. Raises TimeoutError after deadline."""
+        self.deadline = deadline
+        await _pause()
 
     async def result_of(self, future: asyncio.Future[T], deadline: float) -> T:
-        """Wait for a future of asyncio's, which others may wait for too. Raises TimeoutError, or what the future raises."""
+        """Wait for a future of asyncio's, which others may wait for too.
+
+        Raises TimeoutError, or what the future raises.
+        """
         if not future.done():
             self._future = future
             self.deadline = deadline

@@ -1,11 +1,12 @@
 """The relay of a tunnel: bytes from one socket to the other, in both directions, never looked at.
 
-Small flows go through one shared buffer. Above 128 KiB a pipe is borrowed and `splice(2)` moves the bytes inside the kernel;
-where the system gives only small pipes, the buffer goes on serving.
+Small flows go through one shared buffer. Above 128 KiB a pipe is borrowed and `splice(2)` moves the
+bytes inside the kernel; where the system gives only small pipes, the buffer goes on serving.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -36,6 +37,15 @@ _vector = [_buffer]
 Pipe = tuple[int, int]
 
 
+def half_close(fd: int) -> None:
+    """Tell the peer that no more will come. Raises OSError."""
+    sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    finally:
+        sock.detach()
+
+
 class PipePool:
     """Pipes that flows borrow while they splice. Only empty pipes come back."""
 
@@ -54,11 +64,9 @@ class PipePool:
             pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return None
-        try:
+        # An unprivileged user has 64 MiB of pipes on a node, shared by all its pods.
+        with contextlib.suppress(OSError):
             fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-        except OSError:
-            # An unprivileged user has 64 MiB of pipes on a node, shared by all its pods.
-            pass
         if fcntl.fcntl(pipe[1], fcntl.F_GETPIPE_SZ) < _PIPE_MINIMUM:
             self._refused = True
             _close_pipe(pipe)
@@ -93,7 +101,18 @@ class Tunnel:
     descriptors are then still open.
     """
 
-    __slots__ = ("_down", "_on_end", "_up", "broken", "deadline", "end", "idle_time", "pipes", "poller")
+    __slots__ = (
+        "_down",
+        "_on_end",
+        "_up",
+        "broken",
+        "deadline",
+        "end",
+        "idle_time",
+        "origin",
+        "pipes",
+        "poller",
+    )
 
     #: Draining waits for tunnels.
     idle = False
@@ -103,7 +122,7 @@ class Tunnel:
         poller: Poller,
         pipes: PipePool,
         client: int,
-        origin: int,
+        origin: socket.SocketType,
         *,
         idle_time: float,
         lifetime: float,
@@ -114,11 +133,12 @@ class Tunnel:
         self.idle_time = idle_time
         self.end = poller.now + lifetime
         self.deadline = 0.0
+        self.origin = origin
         self.broken: int | None = None
         """The descriptor whose side reset the connection."""
         self._on_end = on_end
-        self._up = up = _Flow(self, client, origin)
-        self._down = _Flow(self, origin, client)
+        self._up = up = _Flow(self, client, origin.fileno())
+        self._down = _Flow(self, up.sink, client)
         up.back, self._down.back = self._down, up
 
     @property
@@ -131,10 +151,11 @@ class Tunnel:
         """Bytes that the client was given."""
         return self._down.total
 
-    def start(self, early: bytes, *, watched: bool) -> None:
+    def start(self, early: bytes, *, watched: bool, readable: bool) -> None:
         """Begin to relay. early is what the client sent behind its request's head.
 
-        The origin is watched already, and the client may be; edges may have come before.
+        The origin is watched already. watched says whether the client is, too, so that edges may have come before;
+        readable, whether the origin may have sent something.
         """
         poller, up, down = self.poller, self._up, self._down
         poller.connections.add(self)
@@ -143,10 +164,12 @@ class Tunnel:
         if watched:
             poller.hand_over(up.source, up.on_edge)
         else:
-            poller.watch(up.source, up.on_edge)
+            poller.watch(up.source, up.on_edge, output=False)
+        self.deadline = min(poller.now + self.idle_time, self.end)
         if watched or early:
             up.move()
-        down.move()
+        if readable:
+            down.move()
 
     def interrupt(self, error: Exception) -> None:
         """End it."""
@@ -162,7 +185,7 @@ class Tunnel:
         del self._up, self._down
 
 
-class _SideLost(Exception):
+class _SideError(Exception):
     """The connection to one side is broken."""
 
     def __init__(self, fd: int) -> None:
@@ -173,14 +196,14 @@ class _Flow:
     """One direction of a tunnel."""
 
     __slots__ = (
-        *("_blocked", "_closing", "_done", "_in_pipe", "_pipe", "_queued", "_sink", "_tunnel"),
-        *("back", "residue", "source", "total"),
+        *("_closing", "_in_pipe", "_pipe", "_queued", "_told", "_tunnel"),
+        *("back", "blocked", "done", "residue", "sink", "source", "total"),
     )
 
     def __init__(self, tunnel: Tunnel, source: int, sink: int) -> None:
         self._tunnel = tunnel
         self.source = source
-        self._sink = sink
+        self.sink = sink
         self.back: _Flow = self
         """The other direction."""
         self.residue = b""
@@ -189,44 +212,47 @@ class _Flow:
         """Bytes that the sink has taken."""
         self._pipe: Pipe | None = None
         self._in_pipe = 0
-        self._blocked = False
+        self.blocked = False
+        """Whether the sink takes nothing now."""
+        # Whether the source has announced its end: a short read is not the end of what there is.
         self._closing = False
-        # Whether the source has announced its end, so that a short read is not the end of what there is.
         self._queued = False
-        self._done = False
+        # Whether the poller tells when the sink can be written again.
+        self._told = False
+        self.done = False
+        """Whether the sink has been told the source's end, or the tunnel is over."""
 
     def on_edge(self, mask: int) -> None:
         """The source, which is the sink of the way back, has changed."""
         back = self.back
         if mask & GONE:
             self._closing = True
-            if mask & select.EPOLLERR and (self._done or self._blocked):
+            if mask & select.EPOLLERR and (self.done or self.blocked):
                 # A reset that no read would find.
                 self._lost(self.source)
                 return
-        if mask & _READ_EDGES and not self._blocked:
+        if mask & _READ_EDGES and not self.blocked:
             self.move()
-        if mask & _WRITE_EDGES and back._blocked:
+        if mask & _WRITE_EDGES and back.blocked:
             back.move()
 
     def move(self) -> None:
         """Move bytes until the source is drained or the sink is blocked."""
-        if self._done:
+        if self.done:
             return
         tunnel = self._tunnel
         deadline = tunnel.poller.now + tunnel.idle_time
-        tunnel.deadline = deadline if deadline < tunnel.end else tunnel.end
+        tunnel.deadline = min(tunnel.end, deadline)
         try:
-            if self._blocked or self.residue:
-                if not self._flush():
-                    return
+            if (self.blocked or self.residue) and not self._flush():
+                return
             ended = self._splice() if self.total >= _SPLICE_FROM else self._copy()
-        except _SideLost as lost:
+        except _SideError as lost:
             self._lost(lost.fd)
             return
         if ended:
-            self._done = True
-            if self.back._done:
+            self.done = True
+            if self.back.done:
                 tunnel.finish(None)
             else:
                 self._half_close()
@@ -234,9 +260,11 @@ class _Flow:
     def stop(self) -> None:
         """Let go of the pipe and of the rest of the tunnel."""
         if self._pipe is not None:
-            (self._tunnel.pipes.discard if self._in_pipe else self._tunnel.pipes.give_back)(self._pipe)
+            (self._tunnel.pipes.discard if self._in_pipe else self._tunnel.pipes.give_back)(
+                self._pipe
+            )
             self._pipe = None
-        self._done, self._blocked = True, False
+        self.done, self.blocked = True, False
         self.back = self
 
     def _lost(self, fd: int) -> None:
@@ -244,25 +272,25 @@ class _Flow:
         self._tunnel.finish(None)
 
     def _half_close(self) -> None:
-        sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, self._sink)
+        origin = self._tunnel.origin
         try:
-            sock.shutdown(socket.SHUT_WR)
+            if self.sink == origin.fileno():
+                origin.shutdown(socket.SHUT_WR)
+            else:
+                half_close(self.sink)
         except OSError:
-            self._lost(self._sink)
-        finally:
-            sock.detach()
+            self._lost(self.sink)
 
     def _flush(self) -> bool:
         """Write what an earlier turn left over; True when nothing is left."""
-        self._blocked = False
+        self.blocked = False
         while self.residue:
             try:
-                written = os.write(self._sink, self.residue)
+                written = os.write(self.sink, self.residue)
             except BlockingIOError:
-                self._blocked = True
-                return False
+                return self._wait_for_sink()
             except OSError:
-                raise _SideLost(self._sink) from None
+                raise _SideError(self.sink) from None
             self.total += written
             self.residue = self.residue[written:]
         return not self._in_pipe or self._empty_pipe()
@@ -275,15 +303,15 @@ class _Flow:
             except BlockingIOError:
                 return False
             except OSError:
-                raise _SideLost(self.source) from None
+                raise _SideError(self.source) from None
             if not count:
                 return True
             try:
-                written = os.write(self._sink, _view[:count])
+                written = os.write(self.sink, _view[:count])
             except BlockingIOError:
                 written = 0
             except OSError:
-                raise _SideLost(self._sink) from None
+                raise _SideError(self.sink) from None
             self.total += written
             if written < count:
                 self.residue = bytes(_view[written:count])
@@ -309,7 +337,7 @@ class _Flow:
                 self._return_pipe(pipe)
                 return False
             except OSError:
-                raise _SideLost(self.source) from None
+                raise _SideError(self.source) from None
             if not self._in_pipe:
                 self._return_pipe(pipe)
                 return True
@@ -323,15 +351,22 @@ class _Flow:
         pipe = self._pipe
         while pipe is not None and self._in_pipe:
             try:
-                count = os.splice(pipe[0], self._sink, self._in_pipe, flags=_SPLICE_FLAGS)
+                count = os.splice(pipe[0], self.sink, self._in_pipe, flags=_SPLICE_FLAGS)
             except BlockingIOError:
-                self._blocked = True
-                return False
+                return self._wait_for_sink()
             except OSError:
-                raise _SideLost(self._sink) from None
+                raise _SideError(self.sink) from None
             self._in_pipe -= count
             self.total += count
         return True
+
+    def _wait_for_sink(self) -> bool:
+        """Note that the sink takes nothing now; always False."""
+        self.blocked = True
+        if not self._told:
+            self._told = True
+            self._tunnel.poller.watch_output(self.sink)
+        return False
 
     def _return_pipe(self, pipe: Pipe) -> None:
         self._tunnel.pipes.give_back(pipe)
@@ -344,5 +379,5 @@ class _Flow:
 
     def _next_turn(self) -> None:
         self._queued = False
-        if not self._blocked:
+        if not self.blocked:
             self.move()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from ipaddress import ip_address
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -61,14 +61,13 @@ class Resolver:
 
     def look_at_hosts_file(self) -> None:
         """Read the hosts file again if it has changed; one that cannot be read is empty."""
-        path = self._settings.hosts_file
+        path = Path(self._settings.hosts_file)
         try:
-            status = os.stat(path)
+            status = path.stat()
             seen = (status.st_ino, status.st_mtime_ns, status.st_size)
             if seen == self._hosts_seen:
                 return
-            with open(path, encoding="utf-8", errors="replace") as file:
-                lines = file.read().splitlines()
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             self._hosts, self._hosts_seen = {}, None
             return
@@ -128,8 +127,9 @@ class Resolver:
     def _forget(self) -> None:
         """Empty c-ares' own cache soon.
 
-        It would keep failures for as long as their SOA record says, hours perhaps, and answers for up to an hour, whatever
-        the configuration says; and it cannot be turned off from here. Reading its configuration again empties it.
+        It would keep failures for as long as their SOA record says, hours perhaps, and answers for
+        up to an hour, whatever the configuration says; and it cannot be turned off from here.
+        Reading its configuration again empties it.
         """
         if self._forgetting is None:
             self._forgetting = self._loop.call_later(_FORGET, self._reinit)
@@ -150,7 +150,11 @@ class Resolver:
                 return reasons.DNS_NO_ADDRESS, 0.0
             return (reasons.DNS_TIMEOUT if code == _TIMEOUT else reasons.DNS_FAILURE), 0.0
         # c-ares keeps the chain of CNAMEs in the answer; only records that hold an address count.
-        records = [(record.data.addr, record.ttl) for record in result.answer if hasattr(record.data, "addr")]
+        records = [
+            (record.data.addr, record.ttl)
+            for record in result.answer
+            if hasattr(record.data, "addr")
+        ]
         if not records:
             return reasons.DNS_NO_ADDRESS, 0.0
         return tuple(address for address, _ in records), float(min(ttl for _, ttl in records))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
@@ -23,9 +24,9 @@ from egress_proxy.core.record import Record
 from egress_proxy.net.client import Client
 from egress_proxy.net.dialer import dial
 from egress_proxy.net.forward import Exchange
-from egress_proxy.net.poller import Interrupted, Poller, Strand
+from egress_proxy.net.poller import READABLE, Interrupted, Poller, Strand
 from egress_proxy.net.relay import PipePool, Tunnel
-from egress_proxy.net.resolver import Resolver
+from egress_proxy.net.resolver import Answer, Resolver
 from egress_proxy.observe.audit import AuditLog
 from egress_proxy.observe.events import log
 from egress_proxy.observe.metrics import Metrics
@@ -84,7 +85,9 @@ async def serve_client(worker: Worker, strand: Strand, fd: int, address: str) ->
     after = _Next.CLOSE
     try:
         while True:
-            record = Record(request_id=worker.request_id(), client=address, generation=worker.generation)
+            record = Record(
+                request_id=worker.request_id(), client=address, generation=worker.generation
+            )
             after = await _serve_request(worker, client, record)
             if after is _Next.NOTHING:
                 return
@@ -105,14 +108,20 @@ async def serve_client(worker: Worker, strand: Strand, fd: int, address: str) ->
 async def _serve_request(worker: Worker, client: Client, record: Record) -> _Next:
     """One request: its head, the decision about it, and what follows from that."""
     try:
-        head = await client.read_head(worker.head_limits, worker.config.timeouts, draining=worker.draining)
+        head = await client.read_head(
+            worker.head_limits, worker.config.timeouts, draining=worker.draining
+        )
         if head is None:
             return _Next.CLOSE
         # From here on one configuration holds, whatever is loaded meanwhile.
         config, record.generation = worker.config, worker.generation
         request = parse_request(head, worker.head_limits)
         destination = request.destination
-        record.method, record.host, record.port = request.method, destination.host.text, destination.port
+        record.method, record.host, record.port = (
+            request.method,
+            destination.host.text,
+            destination.port,
+        )
         if not request.is_connect:
             record.path = request.path.partition(b"?")[0].decode("ascii")
         if worker.draining:
@@ -126,7 +135,9 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> _Nex
                 return await _refuse(worker, client, record, decision.denial, request)
             record.conclude(Event.WOULD_DENY, decision.denial)
 
-        addresses = await _resolve(worker, client, config, destination.host, record)
+        addresses = _known_addresses(worker, destination.host)
+        if addresses is None:
+            addresses = await _resolve(worker, client, config, destination.host, record)
         if isinstance(addresses, Reason):
             return await _refuse(worker, client, record, addresses, request)
         vetted = _vet(decision, addresses, destination.port, record)
@@ -148,7 +159,7 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> _Nex
         record.conclude(Event.CLOSED, stop.reason)
     except (ConnectionError, TimeoutError):
         record.conclude(Event.FAILED, reasons.CLIENT_ABORTED)
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever it is, nothing goes through, and the client is told
         log.error("defect", request_id=record.request_id, exc_info=True)
         if record.status is None:
             return await _refuse(worker, client, record, reasons.INTERNAL_ERROR, None)
@@ -156,24 +167,29 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> _Nex
     return _Next.CLOSE
 
 
+def _known_addresses(worker: Worker, host: Host) -> Answer | None:
+    """The addresses behind a host as far as they are known without asking."""
+    return (
+        worker.resolver.cached(host.text, worker.poller.now)
+        if host.address is None
+        else (host.text,)
+    )
+
+
 async def _resolve(
     worker: Worker, client: Client, config: Config, host: Host, record: Record
-) -> tuple[str, ...] | Reason:
-    """The addresses behind a host, or why there is none."""
-    if host.address is not None:
-        return (host.text,)
+) -> Answer:
+    """Ask for the addresses behind a name."""
     before = monotonic()
-    answer = worker.resolver.cached(host.text, before)
-    if answer is None:
-        question = worker.resolver.ask(host.text)
-        try:
-            # The resolver keeps to its time by itself; the deadline is there in case it should not.
-            answer = await client.strand.result_of(question, before + config.dns.timeout + 1)
-        except TimeoutError:
-            answer = reasons.DNS_TIMEOUT
-        record.dns_ms = _ms(monotonic() - before)
-        if isinstance(answer, Reason):
-            worker.metrics.dns_failed(answer.name.removeprefix("dns_"))
+    question = worker.resolver.ask(host.text)
+    try:
+        # The resolver keeps to its time by itself; the deadline is there in case it should not.
+        answer = await client.strand.result_of(question, before + config.dns.timeout + 1)
+    except TimeoutError:
+        answer = reasons.DNS_TIMEOUT
+    record.dns_ms = _ms(monotonic() - before)
+    if isinstance(answer, Reason):
+        worker.metrics.dns_failed(answer.name.removeprefix("dns_"))
     return answer
 
 
@@ -191,13 +207,19 @@ def _vet(
     return vetting.passed
 
 
-async def _tunnel(worker: Worker, client: Client, origin: int, config: Config, record: Record) -> _Next:
+async def _tunnel(
+    worker: Worker, client: Client, origin: socket.SocketType, config: Config, record: Record
+) -> _Next:
     """Answer 200 and leave both connections to a tunnel."""
     timeouts = config.timeouts
+    # An origin that speaks first may have spoken.
+    readable = bool(client.strand.edges & READABLE)
     try:
-        await client.send(_ESTABLISHED, timeouts.idle)
+        if rest := client.write(_ESTABLISHED):
+            readable = True
+            await client.send(rest, timeouts.idle)
     except BaseException:
-        worker.poller.close(origin)
+        worker.poller.close(origin.detach())
         raise
     record.status = 200
     worker.metrics.tunnels_active += 1
@@ -211,12 +233,17 @@ async def _tunnel(worker: Worker, client: Client, origin: int, config: Config, r
         on_end=partial(_end_tunnel, worker, client, origin, record),
     )
     early, client.buffer = client.buffer, b""
-    tunnel.start(early, watched=client.watched)
+    tunnel.start(early, watched=client.watched, readable=readable)
     return _Next.NOTHING
 
 
 def _end_tunnel(
-    worker: Worker, client: Client, origin: int, record: Record, tunnel: Tunnel, error: Exception | None
+    worker: Worker,
+    client: Client,
+    origin: socket.SocketType,
+    record: Record,
+    tunnel: Tunnel,
+    error: Exception | None,
 ) -> None:
     """Record how a tunnel ended and close its connections."""
     worker.metrics.tunnels_active -= 1
@@ -226,28 +253,35 @@ def _end_tunnel(
     elif error is not None:
         over = tunnel.end <= worker.poller.now
         record.conclude(Event.CLOSED, reasons.LIFETIME_EXCEEDED if over else reasons.IDLE_TIMEOUT)
-    elif tunnel.broken == origin:
+    elif tunnel.broken == origin.fileno():
         record.conclude(Event.FAILED, reasons.ORIGIN_RESET)
     else:
         record.conclude(Event.ALLOWED, None)
     worker.conclude(record, client.started)
-    worker.poller.close(origin)
+    worker.poller.close(origin.detach())
     worker.close(client)
 
 
 async def _forward(
-    worker: Worker, client: Client, origin: int, config: Config, request: ProxyRequest, record: Record
+    worker: Worker,
+    client: Client,
+    origin: socket.SocketType,
+    config: Config,
+    request: ProxyRequest,
+    record: Record,
 ) -> _Next:
     """Send the request on and its answer back."""
-    client.watch()
+    client.watch_output()
     early, client.buffer = client.buffer, b""
-    exchange = Exchange(client.strand, client.fd, origin, request, early)
+    exchange = Exchange(client.strand, client.fd, origin.fileno(), request, early)
     try:
         failure = await exchange.run(
-            worker.head_limits, config.timeouts, keep_alive=request.keep_alive and not worker.draining
+            worker.head_limits,
+            config.timeouts,
+            keep_alive=request.keep_alive and not worker.draining,
         )
     finally:
-        worker.poller.close(origin)
+        worker.poller.close(origin.detach())
         record.status = exchange.status
         record.bytes_sent, record.bytes_received = exchange.sent, exchange.received
     if failure is None:
@@ -291,7 +325,11 @@ async def _refuse(
         await client.send(answer, worker.config.timeouts.head)
     except (OSError, TimeoutError, Interrupted):
         return _Next.CLOSE
-    return _Next.REQUEST if keep_alive else _Next.LINGER
+    if keep_alive:
+        return _Next.REQUEST
+    # Who has sent a whole request and nothing behind it waits for the answer.
+    waits = request is not None and request.framing is Framing.NONE and not client.buffer
+    return _Next.CLOSE if waits else _Next.LINGER
 
 
 def _ms(seconds: float) -> float:

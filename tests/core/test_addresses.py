@@ -578,8 +578,18 @@ def test_audit_lets_through_and_says_so() -> None:
         assert vetting.would_prohibit
     assert not vet(["8.8.8.8"], 443, grant(audit=True)).would_prohibit
     assert not vet(["10.0.0.1"], 443, grant("10.0.0.0/8", audit=True)).would_prohibit
-    assert vet(["8.8.8.8", "10.0.0.1"], 443, grant(audit=True)).would_prohibit
-    assert vet(["10.0.0.1", "8.8.8.8"], 443, grant(audit=True)).would_prohibit
+
+
+def test_audit_dials_what_would_be_dialled_without_it() -> None:
+    for texts in (["8.8.8.8", "10.0.0.1", "127.0.0.1"], ["127.0.0.1", "10.0.0.1", "8.8.8.8"]):
+        vetting = vet(texts, 443, grant(audit=True))
+        assert [vetted.ip for vetted in vetting.passed] == ["8.8.8.8"]
+        assert set(vetting.prohibited) == {"10.0.0.1", "127.0.0.1"}
+        assert not vetting.would_prohibit
+    vetting = vet(["10.0.0.1", "127.0.0.1"], 443, grant(audit=True))
+    assert [vetted.ip for vetted in vetting.passed] == ["10.0.0.1"]
+    assert vetting.prohibited == ("127.0.0.1",)
+    assert vetting.would_prohibit
 
 
 @settings(CALM, max_examples=300)
@@ -702,4 +712,4 @@ def test_values_are_values(vetted: VettedAddress) -> None:
         changeable: Any = value
         with pytest.raises(AttributeError):
             setattr(changeable, name, True)
-    assert Grant() == PUBLIC_ONLY == Grant((), (), False)
+    assert (PUBLIC_ONLY.allow, PUBLIC_ONLY.deny, PUBLIC_ONLY.audit) == ((), (), False)

@@ -530,3 +530,35 @@ def test_the_decision_is_what_the_contract_says(
                 Action.DENY if denied is reasons.DENY_RULE else Action.ALLOW
             )
             assert decision.match.rule.covers_port(port) is (denied is not reasons.PORT_NOT_ALLOWED)
+
+
+# What is remembered -----------------------------------------------------------------------------
+
+
+def test_a_decision_is_made_once() -> None:
+    compiled = policies(allow("a.test"), deny("b.test"))
+    for target in ("a.test:443", "b.test:443", "c.test:443"):
+        assert ask(compiled, target) is ask(compiled, target)
+
+
+def test_another_client_port_or_policy_is_another_question() -> None:
+    policy = Policy("p", (allow("a.test"),), (ip_network("10.0.0.0/24"),), HERE)
+    compiled = CompiledPolicy([policy])
+    assert ask(compiled, "a.test:443").allowed
+    assert not ask(compiled, "a.test:444").allowed
+    assert not ask(compiled, "a.test:443", client="10.0.1.1").allowed
+    assert not ask(policies(deny("a.test")), "a.test:443").allowed
+
+
+def test_clients_cannot_fill_the_memory() -> None:
+    compiled = policies(allow("*"))
+    for number in range(20_000):
+        assert ask(compiled, f"h{number}.test:443").allowed
+    assert len(compiled.memo) < 10_000
+
+
+def test_many_denied_networks_are_gathered_once() -> None:
+    compiled = policies(allow("*"), *(deny(f"10.{n}.0.0/16") for n in range(200)))
+    first, second = (ask(compiled, f"{name}.test:443").grant for name in "ab")
+    assert first.deny is second.deny
+    assert len(first.deny) == 200

@@ -202,7 +202,7 @@ def test_nothing_but_a_head_error_is_ever_raised(data: bytes, method: str) -> No
 
 def answer(data: bytes, framing: Framing, keep_alive: bool, method: str = "GET") -> list[bytes]:
     """The lines of the head that the client gets."""
-    told = client_response(parse(data, method), framing, keep_alive)
+    told = client_response(parse(data, method), framing, keep_alive=keep_alive)
     assert told.endswith(b"\r\n\r\n")
     return told[:-4].split(b"\r\n")
 
@@ -325,7 +325,7 @@ def test_the_head_for_the_client(
 @pytest.mark.parametrize("row", GOOD, ids=lambda row: row.story)
 def test_the_client_reads_the_framing_that_was_meant(row: Row, keep_alive: bool) -> None:
     response = parse(row.data, row.method)
-    again = parse(client_response(response, response.framing, keep_alive), row.method)
+    again = parse(client_response(response, response.framing, keep_alive=keep_alive), row.method)
     assert (again.status, again.framing, again.length) == (
         response.status,
         response.framing,

@@ -190,6 +190,8 @@ def test_a_kept_idle_connection_does_not_hold_up_the_end(
     proxy = start_proxy(drain_timeout="20s")
     with proxy.client() as client, proxy.client() as silent:
         assert client.get(f"http://origin.test:{origin.http}/").status == 200
+        # The system shows a connection without data to the proxy after a second (TCP_DEFER_ACCEPT).
+        wait_until(lambda: proxy.metrics()["egress_proxy_connections_active"] == 2)
         start = time.monotonic()
         proxy.signal(signal.SIGTERM)
         assert proxy.wait() == 0
