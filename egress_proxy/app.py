@@ -12,7 +12,7 @@ import resource
 import signal
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Literal
 
 import uvloop
 
@@ -49,7 +49,9 @@ class StartError(EgressProxyError):
     """The proxy cannot start; the message says what is in the way."""
 
 
-def run(loaded: Loaded, *, packaged_default: bool) -> None:
+def run(
+    loaded: Loaded, *, packaged_default: bool, loop: Literal["uvloop", "asyncio"] = "uvloop"
+) -> None:
     """Run the proxy until a signal ends it. Raises StartError."""
     config = loaded.config
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -64,7 +66,7 @@ def run(loaded: Loaded, *, packaged_default: bool) -> None:
             )
         for warning in loaded.warnings:
             log.warning("config_warning", problem=str(warning))
-        uvloop.run(App(config).run())
+        (uvloop.run if loop == "uvloop" else asyncio.run)(App(config).run())
     finally:
         events.close()
 

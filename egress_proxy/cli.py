@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = verbs.add_parser("serve", help="run the proxy", allow_abbrev=False)
     _add_config(serve)
+    serve.add_argument(
+        "--loop",
+        choices=("uvloop", "asyncio"),
+        default="uvloop",
+        help="the event loop: uvloop, or Python's own to compare with (default: uvloop)",
+    )
     serve.set_defaults(run=_serve)
 
     check = verbs.add_parser(
@@ -144,7 +150,7 @@ def _serve(options: argparse.Namespace) -> int:
         from egress_proxy.app import StartError, run
 
         try:
-            run(loaded, packaged_default=options.config is None)
+            run(loaded, packaged_default=options.config is None, loop=options.loop)
         except StartError as error:
             print(f"egress-proxy: {error}", file=sys.stderr)
             return BAD

@@ -38,6 +38,19 @@ def pytest_asyncio_loop_factories(
 # No test is skipped in CI -----------------------------------------------------------------------
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--loop", choices=_LOOPS, help="run the proxy on this event loop alone")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Integration tests run the proxy on both event loops, the slower ones of real clients on one."""
+    if "proxy_loop" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--loop")
+        both = "integration" in metafunc.definition.path.parts
+        loops = [chosen] if chosen else list(_LOOPS) if both else ["uvloop"]
+        metafunc.parametrize("proxy_loop", loops, indirect=True)
+
+
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     forbidden = os.environ.get("EGRESS_TEST_NO_SKIP") == "1"
     if forbidden and report.skipped and not hasattr(report, "wasxfail"):
@@ -164,7 +177,13 @@ class StartProxy(Protocol):
 
 
 @pytest.fixture
-def start_proxy(name_server: NameServer, tmp_path: Path) -> Iterator[StartProxy]:
+def proxy_loop(request: pytest.FixtureRequest) -> str:
+    """The event loop of the proxies."""
+    return getattr(request, "param", "uvloop")
+
+
+@pytest.fixture
+def start_proxy(name_server: NameServer, proxy_loop: str, tmp_path: Path) -> Iterator[StartProxy]:
     """A factory of proxies, by default with a rule for ``origin.test`` alone.
 
     Keys are those of the configuration, and ``allow`` and ``deny`` of its one policy. At the end of
@@ -181,7 +200,7 @@ def start_proxy(name_server: NameServer, tmp_path: Path) -> Iterator[StartProxy]
         keys.setdefault("allow", [rule("origin.test")])
         config = configuration(name_server=name_server.address, **{"drain_timeout": "1s", **keys})
         write(path, config if text is None else text)
-        proxies.append(Proxy(path, **(options or {})))
+        proxies.append(Proxy(path, loop=proxy_loop, **(options or {})))
         proxies[-1].wait_until_listening()
         return proxies[-1]
 

@@ -250,7 +250,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Loaded, bool]]:
     """In place of the server."""
     calls: list[tuple[Loaded, bool]] = []
 
-    def serve(loaded: Loaded, *, packaged_default: bool) -> None:
+    def serve(loaded: Loaded, *, packaged_default: bool, loop: str) -> None:
+        assert loop == "uvloop"
         assert Path(loaded.config.source).is_file()
         calls.append((loaded, packaged_default))
 

@@ -80,11 +80,11 @@ def clean_environment(**more: str) -> dict[str, str]:
 class Proxy:
     """One running proxy."""
 
-    def __init__(self, config: Path, *, read_stdout: bool = True) -> None:
+    def __init__(self, config: Path, *, loop: str = "uvloop", read_stdout: bool = True) -> None:
         self.config = config
         self.stderr_lines: list[str] = []
         self._stdout = bytearray()
-        command = [*COMMAND, "--config", str(config)]
+        command = [*COMMAND, "--loop", loop, "--config", str(config)]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
