@@ -58,7 +58,8 @@ class Dns:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """``timeouts:``, all in seconds. They apply to connections made after a reload."""
+    """``timeouts:``, all in seconds. They apply to requests and tunnels that begin after
+    a reload."""
 
     head: float = 10.0
     """From the first byte (or from accept) to the end of a request head: bounds slow heads."""

@@ -14,6 +14,7 @@ from egress_proxy.core.reason import Event
 from egress_proxy.core.record import Record
 from egress_proxy.net.poller import Strand
 from egress_proxy.net.session import Worker, serve_client
+from egress_proxy.observe.events import log
 
 _BACKLOG = 4096
 #: Connections accepted per event at most, so that those already there keep their turn.
@@ -22,6 +23,8 @@ _BATCH = 64
 _DEFER_ACCEPT = 1
 #: Seconds without accepting after descriptors have run out.
 _PAUSE = 0.5
+#: Seconds between two events about that.
+_SILENCE = 10.0
 
 
 class Listener:
@@ -30,6 +33,7 @@ class Listener:
     def __init__(self, worker: Worker, address: SocketAddress) -> None:
         """Bind and listen. Raises OSError."""
         self._worker = worker
+        self._silent_until = 0.0
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
@@ -64,8 +68,10 @@ class Listener:
                 fd, peer = self._socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001
             except BlockingIOError:
                 return
-            except OSError:
-                self._pause()
+            except ConnectionError:
+                continue  # gone before it was accepted
+            except OSError as error:
+                self._pause(error)
                 return
             os.set_blocking(fd, False)
             if worker.metrics.connections_active >= worker.config.limits.connections:
@@ -74,7 +80,16 @@ class Listener:
             strand = Strand(worker.poller)
             strand.start(serve_client(worker, strand, fd, peer[0]))
 
-    def _pause(self) -> None:
+    def _pause(self, error: OSError) -> None:
+        """Leave clients in the backlog for a moment: descriptors have run out, most likely."""
+        now = monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + _SILENCE
+            log.error(
+                "accept_failed",
+                error=error.strerror,
+                connections=self._worker.metrics.connections_active,
+            )
         self._worker.poller.unlisten(self._socket.fileno())
         self._worker.poller.loop.call_later(_PAUSE, self._go_on)
 

@@ -140,7 +140,10 @@ class Poller:
                     except Exception:  # noqa: BLE001 - the others' edges would not come again
                         log.error("defect", exc_info=True)
             for _ in range(len(self._again)):
-                self._again.popleft()()
+                try:
+                    self._again.popleft()()
+                except Exception:  # noqa: BLE001 - the others wait for their turn
+                    log.error("defect", exc_info=True)
         finally:
             self._running = False
             for fd in self._doomed:

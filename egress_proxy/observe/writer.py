@@ -51,6 +51,7 @@ class LineWriter:
         self.dropped = 0
         self._fd = fd
         self._limit = queue_lines
+        self._urgent = queue_lines // 2
         self._interval = flush_interval
         self._write_bytes = PIPE_BUF if shared else sys.maxsize
         self._on_failure = on_failure
@@ -95,6 +96,9 @@ class LineWriter:
                 self._changed.notify()
             elif self._waiting == 1:
                 self._wake()
+            elif self._waiting == self._urgent:
+                # A short queue is full long before its time.
+                self._changed.notify()
 
     def close(self, timeout: float) -> bool:
         """Write what waits, for at most so many seconds; what is left then is dropped and counted.

@@ -88,6 +88,17 @@ def test_a_full_batch_does_not_wait_for_the_interval(pipe: Pipe) -> None:
     assert len(lines_of(pipe, writer)) == BATCH_BYTES // 1000
 
 
+def test_a_short_queue_does_not_wait_for_the_interval(pipe: Pipe) -> None:
+    writer = LineWriter(pipe.write_end, 10, flush_interval=60)
+    for _ in range(5):
+        writer.append(b"line")
+    start = time.monotonic()
+    assert os.read(pipe.read_end, 100).startswith(b"line\n")
+    assert time.monotonic() - start < 5
+    assert writer.close(10)
+    assert writer.dropped == 0
+
+
 def test_there_is_no_thread_before_the_first_line(pipe: Pipe) -> None:
     before = threading.active_count()
     writer = LineWriter(pipe.write_end, PLENTY, flush_interval=0)
