@@ -177,7 +177,7 @@ class LineWriter:
         with self._lock:
             while not self._waiting and not self._closing:
                 self._changed.wait()
-            if not (self._saved or self._full or self._closing):
+            if not (self._saved or self._full or self._closing or self._waiting >= self._urgent):
                 self._changed.wait(self._interval)
             if self._saved:
                 batch = self._saved.popleft()
