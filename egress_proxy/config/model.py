@@ -114,8 +114,8 @@ class Config:
     timeouts: Timeouts = field(default_factory=Timeouts)
     limits: Limits = field(default_factory=Limits)
     audit: Audit = field(default_factory=Audit)
-    drain_timeout: float = 30.0
-    """Seconds that open tunnels get after SIGTERM; below Kubernetes' default grace period of 30 s
-    less the preStop sleep, set it to what the pod's terminationGracePeriodSeconds leaves."""
+    drain_timeout: float = 20.0
+    """Seconds that open tunnels get after SIGTERM: Kubernetes' default grace period of 30 s, less a
+    preStop sleep of 5 s, and what flushing the log may take."""
     admin_token_file: str | None = None
     """File with the bearer token of ``/v1/``; without it the admin port's ``/v1/`` answers on loopback alone."""

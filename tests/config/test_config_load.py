@@ -39,7 +39,7 @@ def test_the_smallest_configuration_has_the_defaults() -> None:
     assert config.limits == Limits()
     assert config.audit == Audit()
     assert config.policy.mode is Mode.ENFORCE
-    assert config.drain_timeout == 30
+    assert config.drain_timeout == 20
     assert config.admin_token_file is None
     assert config.listen.proxy.is_loopback
     assert config.listen.admin.is_loopback
