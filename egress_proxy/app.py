@@ -11,7 +11,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
 import uvloop
@@ -38,6 +38,7 @@ _SWEEP = 0.1
 _HOSTS_FILE = 10
 #: Seconds for which the end waits for whoever reads the audit log.
 _FLUSH_TIMEOUT = 2.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _WHY_NOT = {
     errno.EADDRINUSE: "the port is in use by another process",
     errno.EACCES: "permission denied (ports below 1024 need a privilege)",
@@ -68,6 +69,10 @@ def run(
             log.warning("config_warning", problem=str(warning))
         (uvloop.run if loop == "uvloop" else asyncio.run)(App(config).run())
     finally:
+        # Python resets handlers of its own at the very end, and what comes then would kill the
+        # process on its way out.
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         events.close()
 
 
@@ -109,9 +114,9 @@ class App:
         admin = AdminServer(self)
         try:
             listener = await _listen(worker, admin, self.config.listen)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._on_stop)
-            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+            for number in _SIGNALS:
+                callback = self._on_hangup if number == signal.SIGHUP else self._on_stop
+                _on_signal(loop, number, callback)
             self._start(self._reloader.watch())
             self._start(self._sweep(worker))
             # What lives as long as the process is never garbage, and connections leave no cycles.
@@ -162,9 +167,12 @@ class App:
             before = time.monotonic()
             await asyncio.sleep(_SWEEP)
             self.metrics.loop_lag_seconds = max(0.0, time.monotonic() - before - _SWEEP)
-            worker.poller.sweep()
-            if turn % _HOSTS_FILE == 0:
-                worker.resolver.look_at_hosts_file()
+            try:
+                worker.poller.sweep()
+                if turn % _HOSTS_FILE == 0:
+                    worker.resolver.look_at_hosts_file()
+            except Exception:  # noqa: BLE001 - without deadlines, nothing would ever end
+                log.error("defect", exc_info=True)
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -177,7 +185,8 @@ class App:
         self._stop.set()
 
     def _on_hangup(self) -> None:
-        self._start(self._reload())
+        if not self._stop.is_set():
+            self._start(self._reload())
 
     async def _reload(self) -> None:
         await self._reloader.reload()
@@ -198,6 +207,21 @@ class App:
     def _warn(self, warnings: tuple[Problem, ...]) -> None:
         for warning in warnings:
             log.warning("config_warning", problem=str(warning))
+
+
+def _on_signal(
+    loop: asyncio.AbstractEventLoop, number: signal.Signals, callback: Callable[[], None]
+) -> None:
+    """Call back in the loop; after its end, ignore the signal.
+
+    The loop's own handlers end with it, and the default ones kill the process.
+    """
+
+    def handle(_number: int, _frame: object) -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(callback)
+
+    signal.signal(number, handle)
 
 
 async def _listen(worker: Worker, admin: AdminServer, listen: Listen) -> Listener:

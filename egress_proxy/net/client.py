@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import socket
+import struct
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -20,6 +23,8 @@ _READ = 16 * 1024
 #: Seconds and bytes for which a refused client may go on sending, so that a reset does not destroy its answer.
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 16 * 1024 * 1024
+#: Reads after which the others have their turn.
+_FAIR_SHARE = 8
 
 
 class Client:
@@ -106,19 +111,30 @@ class Client:
         return True
 
     def write(self, data: bytes) -> bytes:
-        """Write what the socket takes at once; the rest. Raises OSError."""
+        """Write what the socket takes at once; the rest. Raises ConnectionError."""
         try:
             return data[os.write(self.fd, data) :]
         except BlockingIOError:
             return data
+        except OSError as error:
+            # No route any more, say: whatever it is, the client cannot be reached.
+            raise ConnectionError(*error.args) from None
 
     async def send(self, data: bytes, seconds: float) -> None:
-        """Write all of it. Raises OSError; TimeoutError when it takes longer than so many seconds."""
+        """Write all of it. Raises ConnectionError; TimeoutError when it takes longer than so many seconds."""
         if data := self.write(data):
             self.watch_output()
             deadline = monotonic() + seconds
             while data := self.write(data):
                 await self.strand.until(WRITABLE, deadline)
+
+    def break_off(self) -> None:
+        """Have the end of the connection be a reset, so that half an answer is not taken for a whole one."""
+        sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, self.fd)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        finally:
+            sock.detach()
 
     async def linger(self) -> None:
         """End our side and read what the client still sends, for a bounded time, so that no reset destroys the answer.
@@ -132,7 +148,11 @@ class Client:
             # Watching tells what is there already.
             self.watch()
             await self.strand.until(READABLE, deadline)
-        while dropped < _LINGER_BYTES:
+        for turn in itertools.count(1):
+            if dropped >= _LINGER_BYTES:
+                return
+            if turn % _FAIR_SHARE == 0:
+                await self.strand.turn(deadline)
             try:
                 data = os.read(self.fd, 64 * 1024)
             except BlockingIOError:

@@ -55,8 +55,10 @@ class Listener:
         self._worker.poller.listen(self._socket.fileno(), self._accept)
 
     def close(self) -> None:
-        """Stop accepting. May be called twice."""
+        """Stop accepting, after those whom the system has let in already. May be called twice."""
         if self._socket.fileno() >= 0:
+            for _ in range(_BACKLOG // _BATCH):
+                self._accept(0)
             self._worker.poller.unlisten(self._socket.fileno())
             self._socket.close()
 
@@ -74,7 +76,7 @@ class Listener:
                 self._pause(error)
                 return
             os.set_blocking(fd, False)
-            if worker.metrics.connections_active >= worker.config.limits.connections:
+            if worker.metrics.connections_active >= worker.max_connections:
                 self._turn_away(fd, peer[0])
                 continue
             strand = Strand(worker.poller)

@@ -25,7 +25,7 @@ T = TypeVar("T")
 GONE = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
 READABLE = select.EPOLLIN | GONE
 WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
-_INPUT = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_INPUT = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
 _INPUT_AND_OUTPUT = _INPUT | select.EPOLLOUT
 _BATCH = 512
 _NEVER = float("inf")
@@ -161,13 +161,17 @@ def _pause() -> Generator[None, None, None]:
 class Strand:
     """One connection's coroutine, stepped by the poller instead of by a Task."""
 
-    __slots__ = ("_coroutine", "_future", "_want", "deadline", "edges", "idle", "poller")
+    __slots__ = (
+        *("_coroutine", "_future", "_turning", "_want"),
+        *("deadline", "edges", "idle", "poller"),
+    )
 
     def __init__(self, poller: Poller) -> None:
         self.poller = poller
         self.deadline = _NEVER
         self.idle = False
         self._want = 0
+        self._turning = False
         self.edges = 0
         """What the edges were that ended the last wait."""
         self._future: asyncio.Future[Any] | None = None
@@ -198,6 +202,7 @@ class Strand:
             return
         self.deadline = _NEVER
         self._want = 0
+        self._turning = False
         self._future = None
         try:
             coroutine.throw(error)
@@ -221,6 +226,16 @@ class Strand:
         self.deadline = deadline
         await _pause()
 
+    async def turn(self, deadline: float = _NEVER) -> None:
+        """Let the others have their turn: a peer that is always ready must not keep it.
+
+        Raises TimeoutError after deadline.
+        """
+        self._turning = True
+        self.deadline = deadline
+        self.poller.again(self._take_turn)
+        await _pause()
+
     async def result_of(self, future: asyncio.Future[T], deadline: float) -> T:
         """Wait for a future of asyncio's, which others may wait for too.
 
@@ -232,6 +247,11 @@ class Strand:
             future.add_done_callback(self._future_done)
             await _pause()
         return future.result()
+
+    def _take_turn(self) -> None:
+        if self._turning:
+            self._turning = False
+            self._resume()
 
     def _future_done(self, future: asyncio.Future[Any]) -> None:
         if self._future is future:

@@ -21,12 +21,12 @@ _SPLICE_FROM = 128 * 1024
 _PIPE_SIZE = 256 * 1024
 #: A pipe that the system shrank below this is slower than the buffer.
 _PIPE_MINIMUM = 64 * 1024
-_MAX_PIPES = 64
+MAX_PIPES = 64
 #: Chunks of one direction per event, so that a busy tunnel does not starve the others.
 _FAIR_SHARE = range(8)
 _SPLICE_FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 
-_READ_EDGES = select.EPOLLIN | GONE
+_READ_EDGES = select.EPOLLIN | select.EPOLLPRI | GONE
 _WRITE_EDGES = select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP
 
 # One buffer for all: what was read is written or copied away before anybody else reads.
@@ -58,7 +58,7 @@ class PipePool:
         """A pipe with both ends non-blocking, or None when there is none to be had."""
         if self._free:
             return self._free.pop()
-        if self._refused or self._made >= _MAX_PIPES:
+        if self._refused or self._made >= MAX_PIPES:
             return None
         try:
             pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -166,9 +166,12 @@ class Tunnel:
         else:
             poller.watch(up.source, up.on_edge, output=False)
         self.deadline = min(poller.now + self.idle_time, self.end)
+        # An end that was announced before is not announced again.
         if watched or early:
+            up.closing = watched
             up.move()
         if readable:
+            down.closing = True
             down.move()
 
     def interrupt(self, error: Exception) -> None:
@@ -196,8 +199,8 @@ class _Flow:
     """One direction of a tunnel."""
 
     __slots__ = (
-        *("_closing", "_in_pipe", "_pipe", "_queued", "_told", "_tunnel"),
-        *("back", "blocked", "done", "residue", "sink", "source", "total"),
+        *("_in_pipe", "_pipe", "_queued", "_told", "_tunnel", "_urgent"),
+        *("back", "blocked", "closing", "done", "residue", "sink", "source", "total"),
     )
 
     def __init__(self, tunnel: Tunnel, source: int, sink: int) -> None:
@@ -214,8 +217,9 @@ class _Flow:
         self._in_pipe = 0
         self.blocked = False
         """Whether the sink takes nothing now."""
-        # Whether the source has announced its end: a short read is not the end of what there is.
-        self._closing = False
+        self.closing = False
+        """Whether the source may have announced its end: a short read is then not all there is."""
+        self._urgent = False
         self._queued = False
         # Whether the poller tells when the sink can be written again.
         self._told = False
@@ -226,11 +230,14 @@ class _Flow:
         """The source, which is the sink of the way back, has changed."""
         back = self.back
         if mask & GONE:
-            self._closing = True
+            self.closing = True
             if mask & select.EPOLLERR and (self.done or self.blocked):
                 # A reset that no read would find.
                 self._lost(self.source)
                 return
+        if mask & select.EPOLLPRI:
+            # A read ends before urgent data and splice(2) does not pass it: no short read means anything now.
+            self.closing = self._urgent = True
         if mask & _READ_EDGES and not self.blocked:
             self.move()
         if mask & _WRITE_EDGES and back.blocked:
@@ -246,7 +253,9 @@ class _Flow:
         try:
             if (self.blocked or self.residue) and not self._flush():
                 return
-            ended = self._splice() if self.total >= _SPLICE_FROM else self._copy()
+            ended = (
+                self._splice() if self.total >= _SPLICE_FROM and not self._urgent else self._copy()
+            )
         except _SideError as lost:
             self._lost(lost.fd)
             return
@@ -268,7 +277,9 @@ class _Flow:
         self.back = self
 
     def _lost(self, fd: int) -> None:
-        self._tunnel.broken = fd
+        """The connection to one side is broken; no harm where that had ended properly before."""
+        if not (self if fd == self.source else self.back).done:
+            self._tunnel.broken = fd
         self._tunnel.finish(None)
 
     def _half_close(self) -> None:
@@ -301,6 +312,7 @@ class _Flow:
             try:
                 count = os.readv(self.source, _vector)
             except BlockingIOError:
+                self.closing = False
                 return False
             except OSError:
                 raise _SideError(self.source) from None
@@ -318,7 +330,7 @@ class _Flow:
                 # Only EAGAIN promises an edge, so the sink is tried until it says that.
                 if not self._flush():
                     return False
-            elif count < _CHUNK and not self._closing:
+            elif count < _CHUNK and not self.closing:
                 return False
         self._later()
         return False

@@ -22,6 +22,9 @@ _NO_DATA, _NOT_FOUND, _TIMEOUT = 1, 4, 12
 #: Seconds by which emptying c-ares' cache waits for company: it takes a thread each time.
 _FORGET = 0.25
 
+#: Seconds for which IPv6 addresses are waited for when IPv4 ones are there (RFC 8305 §3).
+_SECOND_ANSWER = 0.05
+
 Answer = tuple[str, ...] | Reason
 
 
@@ -60,7 +63,7 @@ class Resolver:
         return task
 
     def look_at_hosts_file(self) -> None:
-        """Read the hosts file again if it has changed; one that cannot be read is empty."""
+        """Read the hosts file again if it has changed; none is an empty one."""
         path = Path(self._settings.hosts_file)
         try:
             status = path.stat()
@@ -68,9 +71,11 @@ class Resolver:
             if seen == self._hosts_seen:
                 return
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
+        except FileNotFoundError:
             self._hosts, self._hosts_seen = {}, None
             return
+        except OSError:
+            return  # what was known is better than nothing
         self._hosts_seen = seen
         hosts: dict[str, tuple[str, ...]] = {}
         for line in lines:
@@ -96,20 +101,30 @@ class Resolver:
 
     async def _ask(self, name: str) -> Answer:
         settings = self._settings
+        end = monotonic() + settings.timeout
+        four, six = (self._loop.create_task(self._query(name, kind)) for kind in ("A", "AAAA"))
         try:
-            async with asyncio.timeout(settings.timeout):
-                four, six = await asyncio.gather(self._query(name, "A"), self._query(name, "AAAA"))
-        except TimeoutError:
-            four = six = reasons.DNS_TIMEOUT, 0.0
+            await asyncio.wait([four], timeout=settings.timeout)
+            usable = four.done() and not isinstance(four.result()[0], Reason)
+            # Name servers exist that never answer for AAAA.
+            await asyncio.wait(
+                [six], timeout=_SECOND_ANSWER if usable else max(end - monotonic(), 0)
+            )
+            answers = [
+                task.result() if task.done() else (reasons.DNS_TIMEOUT, 0.0) for task in (four, six)
+            ]
+        finally:
+            four.cancel()
+            six.cancel()
         addresses: tuple[str, ...] = ()
         ttls: list[float] = []
-        for found, seconds in (four, six):
+        for found, seconds in answers:
             if not isinstance(found, Reason):
                 addresses += found
                 ttls.append(seconds)
         answer: Answer = addresses
         if not addresses:
-            failures = [found for found, _ in (four, six) if isinstance(found, Reason)]
+            failures = [found for found, _ in answers if isinstance(found, Reason)]
             telling = [reason for reason in failures if reason is not reasons.DNS_NO_ADDRESS]
             answer = telling[0] if telling else reasons.DNS_NO_ADDRESS
             ttl = settings.negative_ttl

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import resource
 import socket
 from collections.abc import Callable
 from enum import Enum
@@ -25,12 +27,16 @@ from egress_proxy.net.client import Client
 from egress_proxy.net.dialer import dial
 from egress_proxy.net.forward import Exchange
 from egress_proxy.net.poller import READABLE, Interrupted, Poller, Strand
-from egress_proxy.net.relay import PipePool, Tunnel
+from egress_proxy.net.relay import MAX_PIPES, PipePool, Tunnel
 from egress_proxy.net.resolver import Answer, Resolver
 from egress_proxy.observe.audit import AuditLog
 from egress_proxy.observe.events import log
 from egress_proxy.observe.metrics import Metrics
 
+#: Pipes, files, the admin port's connections, the name servers' sockets.
+_OTHER_DESCRIPTORS: Final = 2 * MAX_PIPES + 64 + 48
+#: Requests of one client after which the others have their turn.
+_FAIR_SHARE: Final = 16
 _ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
@@ -56,6 +62,14 @@ class Worker:
         self.config = config
         self.generation = generation
         self.head_limits = HeadLimits(config.limits.head_bytes, config.limits.head_fields)
+        self.max_connections = min(config.limits.connections, _connections_for_descriptors())
+        if self.max_connections < config.limits.connections:
+            log.warning(
+                "connections_limited",
+                limit=self.max_connections,
+                configured=config.limits.connections,
+                note="the limit of open files (ulimit -n) carries no more",
+            )
 
     def conclude(self, record: Record, started: float) -> None:
         """Log and count a request that has ended."""
@@ -67,6 +81,12 @@ class Worker:
         """Close a client's connection."""
         self.metrics.connections_active -= 1
         self.poller.close(client.fd)
+
+
+def _connections_for_descriptors() -> int:
+    """How many client connections the limit of descriptors carries, each with one to its origin."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max((limit - _OTHER_DESCRIPTORS) // 2, 1)
 
 
 class _Next(Enum):
@@ -84,7 +104,9 @@ async def serve_client(worker: Worker, strand: Strand, fd: int, address: str) ->
     client = Client(strand, fd, address)
     after = _Next.CLOSE
     try:
-        while True:
+        for number in itertools.count(1):
+            if number % _FAIR_SHARE == 0:
+                await strand.turn()
             record = Record(
                 request_id=worker.request_id(), client=address, generation=worker.generation
             )
@@ -156,6 +178,8 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> _Nex
     except HeadError as error:
         return await _refuse(worker, client, record, error.reason, None, error.detail)
     except Interrupted as stop:
+        if record.status is None:
+            _tell(client, record, stop.reason)
         record.conclude(Event.CLOSED, stop.reason)
     except (ConnectionError, TimeoutError):
         record.conclude(Event.FAILED, reasons.CLIENT_ABORTED)
@@ -291,7 +315,15 @@ async def _forward(
     if exchange.status is None and failure is not reasons.CLIENT_ABORTED:
         return await _refuse(worker, client, record, failure, None)
     record.conclude(failure.event, failure)
+    client.break_off()
     return _Next.CLOSE
+
+
+def _tell(client: Client, record: Record, reason: Reason) -> None:
+    """Answer with a refusal as far as that needs no waiting."""
+    record.status = reason.status
+    with contextlib.suppress(ConnectionError):
+        client.write(_refusal(record, reason))
 
 
 async def _refuse(
@@ -312,7 +344,22 @@ async def _refuse(
         and request.framing is Framing.NONE
         and not worker.draining
     )
-    answer = refusal(
+    answer = _refusal(record, reason, detail, keep_alive=keep_alive)
+    try:
+        await client.send(answer, worker.config.timeouts.head)
+    except (ConnectionError, TimeoutError, Interrupted):
+        return _Next.CLOSE
+    if keep_alive:
+        return _Next.REQUEST
+    # Who has sent a whole request and nothing behind it waits for the answer.
+    waits = request is not None and request.framing is Framing.NONE and not client.buffer
+    return _Next.CLOSE if waits else _Next.LINGER
+
+
+def _refusal(
+    record: Record, reason: Reason, detail: str | None = None, *, keep_alive: bool = False
+) -> bytes:
+    return refusal(
         reason,
         detail=detail,
         host=record.host,
@@ -321,15 +368,6 @@ async def _refuse(
         keep_alive=keep_alive,
         method=record.method or "",
     )
-    try:
-        await client.send(answer, worker.config.timeouts.head)
-    except (OSError, TimeoutError, Interrupted):
-        return _Next.CLOSE
-    if keep_alive:
-        return _Next.REQUEST
-    # Who has sent a whole request and nothing behind it waits for the answer.
-    waits = request is not None and request.framing is Framing.NONE and not client.buffer
-    return _Next.CLOSE if waits else _Next.LINGER
 
 
 def _ms(seconds: float) -> float:
