@@ -131,6 +131,7 @@ class App:
                 proxy=str(listener.address),
                 admin=str(SocketAddress(admin_host, admin.port)),
             )
+            _warn_of_descriptors(worker)
             await self._stop.wait()
             self.draining = worker.draining = True
             log.info("draining", connections=self.metrics.connections_active)
@@ -195,6 +196,7 @@ class App:
         self.config, self.generation, self.loaded_at = config, generation, time.time()
         if self._worker is not None:
             self._worker.adopt(config, generation)
+            _warn_of_descriptors(self._worker)
         self.metrics.policy_loaded(
             generation, config.digest, config.policy.rule_count, self.loaded_at
         )
@@ -207,6 +209,16 @@ class App:
     def _warn(self, warnings: tuple[Problem, ...]) -> None:
         for warning in warnings:
             log.warning("config_warning", problem=str(warning))
+
+
+def _warn_of_descriptors(worker: Worker) -> None:
+    if worker.max_connections < worker.config.limits.connections:
+        log.warning(
+            "connections_limited",
+            limit=worker.max_connections,
+            configured=worker.config.limits.connections,
+            note="the limit of open files (ulimit -n) carries no more",
+        )
 
 
 def _on_signal(

@@ -62,14 +62,8 @@ class Worker:
         self.config = config
         self.generation = generation
         self.head_limits = HeadLimits(config.limits.head_bytes, config.limits.head_fields)
+        #: Of clients, at once: as configured, or what the limit of descriptors carries.
         self.max_connections = min(config.limits.connections, _connections_for_descriptors())
-        if self.max_connections < config.limits.connections:
-            log.warning(
-                "connections_limited",
-                limit=self.max_connections,
-                configured=config.limits.connections,
-                note="the limit of open files (ulimit -n) carries no more",
-            )
 
     def conclude(self, record: Record, started: float) -> None:
         """Log and count a request that has ended."""
