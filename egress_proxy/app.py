@@ -26,7 +26,7 @@ from egress_proxy.core.errors import EgressProxyError
 from egress_proxy.net.listener import Listener
 from egress_proxy.net.poller import Interrupted, Poller
 from egress_proxy.net.resolver import Resolver
-from egress_proxy.net.session import Worker
+from egress_proxy.net.worker import Worker
 from egress_proxy.observe import events
 from egress_proxy.observe.audit import AuditLog
 from egress_proxy.observe.events import log

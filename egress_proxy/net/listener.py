@@ -13,7 +13,8 @@ from egress_proxy.core.answer import refusal
 from egress_proxy.core.reason import Event
 from egress_proxy.core.record import Record
 from egress_proxy.net.poller import Strand
-from egress_proxy.net.session import Worker, serve_client
+from egress_proxy.net.session import serve_client
+from egress_proxy.net.worker import Worker
 from egress_proxy.observe.events import log
 
 _BACKLOG = 4096

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import resource
 import socket
-from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from time import monotonic
@@ -19,68 +16,22 @@ from egress_proxy.core.addresses import VettedAddress
 from egress_proxy.core.answer import refusal
 from egress_proxy.core.decide import Decision, decide, vet_addresses
 from egress_proxy.core.errors import HeadError
-from egress_proxy.core.http1 import Framing, HeadLimits, ProxyRequest, parse_request
+from egress_proxy.core.http1 import Framing, ProxyRequest, parse_request
 from egress_proxy.core.names import Host
 from egress_proxy.core.reason import Event, Reason
 from egress_proxy.core.record import Record
 from egress_proxy.net.client import Client
 from egress_proxy.net.dialer import dial
 from egress_proxy.net.forward import Exchange
-from egress_proxy.net.poller import READABLE, Interrupted, Poller, Strand
-from egress_proxy.net.relay import MAX_PIPES, PipePool, Tunnel
-from egress_proxy.net.resolver import Answer, Resolver
-from egress_proxy.observe.audit import AuditLog
+from egress_proxy.net.poller import READABLE, Interrupted, Strand
+from egress_proxy.net.relay import Tunnel
+from egress_proxy.net.resolver import Answer
+from egress_proxy.net.worker import Worker, milliseconds
 from egress_proxy.observe.events import log
-from egress_proxy.observe.metrics import Metrics
 
-#: Pipes, files, the admin port's connections, the name servers' sockets.
-_OTHER_DESCRIPTORS: Final = 2 * MAX_PIPES + 64 + 48
 #: Requests of one client after which the others have their turn.
 _FAIR_SHARE: Final = 16
 _ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
-
-
-class Worker:
-    """What all connections of a process share."""
-
-    def __init__(
-        self, poller: Poller, resolver: Resolver, audit: AuditLog, metrics: Metrics, config: Config
-    ) -> None:
-        self.poller = poller
-        self.resolver = resolver
-        self.audit = audit
-        self.metrics = metrics
-        self.pipes = PipePool()
-        self.draining = False
-        # Unique among processes, and cheap: random once, then counted.
-        prefix, counter = os.urandom(5).hex(), itertools.count(1)
-        self.request_id: Callable[[], str] = lambda: f"{prefix}{next(counter):06x}"
-        self.adopt(config, 1)
-
-    def adopt(self, config: Config, generation: int) -> None:
-        """Decide by this configuration from the next request head on."""
-        self.config = config
-        self.generation = generation
-        self.head_limits = HeadLimits(config.limits.head_bytes, config.limits.head_fields)
-        #: Of clients, at once: as configured, or what the limit of descriptors carries.
-        self.max_connections = min(config.limits.connections, _connections_for_descriptors())
-
-    def conclude(self, record: Record, started: float) -> None:
-        """Log and count a request that has ended."""
-        record.duration_ms = _ms(monotonic() - started)
-        self.audit.write(record)
-        self.metrics.finished(record)
-
-    def close(self, client: Client) -> None:
-        """Close a client's connection."""
-        self.metrics.connections_active -= 1
-        self.poller.close(client.fd)
-
-
-def _connections_for_descriptors() -> int:
-    """How many client connections the limit of descriptors carries, each with one to its origin."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max((limit - _OTHER_DESCRIPTORS) // 2, 1)
 
 
 class _Next(Enum):
@@ -118,7 +69,7 @@ async def serve_client(worker: Worker, strand: Strand, fd: int, address: str) ->
         pass  # the client is gone, or has had its time
     finally:
         if after is not _Next.NOTHING:
-            worker.close(client)
+            worker.close(client.fd)
 
 
 async def _serve_request(worker: Worker, client: Client, record: Record) -> _Next:
@@ -162,7 +113,7 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> _Nex
 
         before = monotonic()
         dialled = await dial(client.strand, vetted, config.timeouts)
-        record.connect_ms = _ms(monotonic() - before)
+        record.connect_ms = milliseconds(monotonic() - before)
         if isinstance(dialled, Reason):
             return await _refuse(worker, client, record, dialled, request)
         origin, record.address = dialled[0], dialled[1].ip
@@ -205,7 +156,7 @@ async def _resolve(
         answer = await client.strand.result_of(question, before + config.dns.timeout + 1)
     except TimeoutError:
         answer = reasons.DNS_TIMEOUT
-    record.dns_ms = _ms(monotonic() - before)
+    record.dns_ms = milliseconds(monotonic() - before)
     if isinstance(answer, Reason):
         worker.metrics.dns_failed(answer.name.removeprefix("dns_"))
     return answer
@@ -277,7 +228,7 @@ def _end_tunnel(
         record.conclude(Event.ALLOWED, None)
     worker.conclude(record, client.started)
     worker.poller.close(origin.detach())
-    worker.close(client)
+    worker.close(client.fd)
 
 
 async def _forward(
@@ -362,7 +313,3 @@ def _refusal(
         keep_alive=keep_alive,
         method=record.method or "",
     )
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
