@@ -140,6 +140,12 @@ def origin(authority: Authority) -> Iterator[Origin]:
 
 
 @pytest.fixture
+def base(origin: Origin) -> str:
+    """The beginning of an ``http://`` URL of the origin."""
+    return f"http://origin.test:{origin.http}"
+
+
+@pytest.fixture
 def lan_origin(authority: Authority, name_server: NameServer) -> Iterator[Origin]:
     """An ``origin.test`` that is not on loopback, which audit mode does not open."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import Serve, StartProxy
-from tests.integration.test_edges import tunnel_whose_200_waits
 from tests.support.client import RawClient
 from tests.support.dns import SILENCE, NameServer
+from tests.support.edges import tunnel_whose_200_waits
 from tests.support.origin import Origin
 from tests.support.proxy import SWEEP, Proxy, rule
 from tests.support.serving import echo, full_backlog, say_nothing

@@ -16,11 +16,6 @@ from tests.support.proxy import SWEEP, Proxy
 from tests.support.tools import MIB, blocks, digest_of_blocks, wait_until
 
 
-@pytest.fixture
-def base(origin: Origin) -> str:
-    return f"http://origin.test:{origin.http}"
-
-
 def _lines(head: bytes) -> list[str]:
     return head.decode().removesuffix("\r\n\r\n").split("\r\n")
 
