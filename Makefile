@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(UPGRADE)
 
-.PHONY: run test check fmt bench lock dist clean
+.PHONY: run test check fmt fuzz bench lock dist clean
 
 run: $(VENV)/.run  ## ARGS="--config FILE": without, the packaged policy on 127.0.0.1:3128
 	exec $(BIN)/egress-proxy serve $(ARGS)
@@ -23,6 +23,9 @@ check: $(VENV)/.dev
 fmt: $(VENV)/.dev
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
+
+fuzz: $(VENV)/.dev  ## ARGS="--times 1000": every property with so many times as many random examples
+	$(BIN)/python -m pytest -n auto -m hypothesis --timeout 3600 --times 50 $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ARGS)
