@@ -70,3 +70,9 @@ def descriptors(pid: int | None = None) -> dict[int, str]:
             continue  # the descriptor of this listing itself, or one closed meanwhile
         found[int(entry.name)] = target
     return found
+
+
+def socket_buffers() -> int:
+    """Bytes that the system may hold of a flow through two connections: it lets buffers grow."""
+    limits = (Path(f"/proc/sys/net/ipv4/tcp_{kind}mem").read_text() for kind in "rw")
+    return 2 * sum(int(limit.split()[2]) for limit in limits)
