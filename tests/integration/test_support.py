@@ -19,7 +19,7 @@ from tests.conftest import Serve
 from tests.support.client import RawClient
 from tests.support.dns import NXDOMAIN, SERVFAIL, SILENCE, Answer, NameServer
 from tests.support.origin import Origin
-from tests.support.serving import answer_after_eof, greet, reset
+from tests.support.serving import answer_after_eof, greet, reset_after_first_bytes
 from tests.support.tools import MIB, digest_of_blocks
 
 
@@ -98,7 +98,8 @@ def test_servers(serve: Serve) -> None:
         assert client.is_silent(0.1)
         client.eof()
         assert client.rest() == b"you said: question"
-    with RawClient(f"127.0.0.1:{serve(reset).port}") as client:
+    with RawClient(f"127.0.0.1:{serve(reset_after_first_bytes).port}") as client:
+        client.send(b"question")
         assert client.is_closed()
 
 
