@@ -23,9 +23,11 @@ from egress_proxy.config.model import Config, Listen, SocketAddress
 from egress_proxy.config.reload import Reloader
 from egress_proxy.core import reason as reasons
 from egress_proxy.core.errors import EgressProxyError
+from egress_proxy.core.reason import Reason
 from egress_proxy.net.listener import Listener
 from egress_proxy.net.poller import Interrupted, Poller
 from egress_proxy.net.resolver import Resolver
+from egress_proxy.net.revocation import revoke
 from egress_proxy.net.worker import Worker
 from egress_proxy.observe import events
 from egress_proxy.observe.audit import AuditLog
@@ -101,6 +103,11 @@ class App:
         if result.error is not None:
             raise result.error
 
+    async def resolve(self, name: str) -> tuple[str, ...] | Reason:
+        """The addresses behind a name, or why there are none."""
+        assert self._worker is not None  # noqa: S101 - asked for by the admin port, which run() opens
+        return await self._worker.resolver.find(name)
+
     async def run(self) -> None:
         """Serve until told to stop, drain, and flush. Raises StartError."""
         loop = asyncio.get_running_loop()
@@ -144,6 +151,7 @@ class App:
             await asyncio.gather(*tasks, return_exceptions=True)
             await admin.close()
             await worker.resolver.close()
+            worker.credentials.close()
             poller.shut()
             worker.pipes.shut()
             await loop.run_in_executor(None, self._audit.close, _FLUSH_TIMEOUT)
@@ -196,6 +204,7 @@ class App:
         self.config, self.generation, self.loaded_at = config, generation, time.time()
         if self._worker is not None:
             self._worker.adopt(config, generation)
+            self._start(revoke(self._worker))
             _warn_of_descriptors(self._worker)
         self.metrics.policy_loaded(
             generation, config.digest, config.policy.rule_count, self.loaded_at

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from typing import Any, Final
 
@@ -18,9 +19,6 @@ BAD: Final = 2
 # What a shell reports of a command that SIGINT or SIGPIPE ended.
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
-
-#: The client that `explain` asks for unless told.
-DEFAULT_CLIENT: Final = "127.0.0.1"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,11 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(explain)
     explain.add_argument(
         "--as",
-        dest="client",
-        type=_client,
-        default=f"client={DEFAULT_CLIENT}",  # argparse reads a text as if it was given
-        metavar="client=IP",
-        help=f"the client that asks (default: client={DEFAULT_CLIENT})",
+        dest="identity",
+        type=_identity,
+        default="client=127.0.0.1",  # argparse reads a text as if it was given
+        metavar="KEY=VALUE,…",
+        help="who asks: client=IP, user=NAME, namespace=NAME, pod_labels.KEY=VALUE (default: client=127.0.0.1)",
     )
     explain.add_argument(
         "--address",
@@ -90,13 +88,57 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="IP",
-        help="an address that the host resolves to; explain asks no name server. May be repeated",
+        help="an address that the host resolves to. May be repeated",
+    )
+    explain.add_argument(
+        "--resolve", action="store_true", help="ask the name servers for the host's addresses"
     )
     _add_format(explain)
     explain.add_argument(
         "target", metavar="TARGET", help="host, host:port or URL; the default port is 443"
     )
     explain.set_defaults(run=_explain)
+
+    schema = verbs.add_parser(
+        "schema", help="print the JSON Schema of the configuration, for editors", allow_abbrev=False
+    )
+    schema.set_defaults(run=_schema)
+
+    imports = verbs.add_parser(
+        "import", help="print another proxy's rules as a configuration", allow_abbrev=False
+    )
+    imports.add_argument("peer", choices=("squid", "smokescreen"), help="whose rules they are")
+    imports.add_argument("file", metavar="FILE", help="its configuration file")
+    imports.set_defaults(run=_import)
+
+    suggest = verbs.add_parser(
+        "suggest",
+        help="print the smallest policy that lets a log's refused requests through, as a diff",
+        allow_abbrev=False,
+    )
+    _add_config(suggest)
+    _add_log(suggest)
+    suggest.add_argument(
+        "--address",
+        dest="addresses",
+        type=_host_and_address,
+        action="append",
+        default=[],
+        metavar="HOST=IP",
+        help="an address that a host resolves to, for `allow_private`. May be repeated",
+    )
+    _add_format(suggest)
+    suggest.set_defaults(run=_suggest)
+
+    replay = verbs.add_parser(
+        "replay",
+        help="say which decisions of a log a configuration would change",
+        allow_abbrev=False,
+    )
+    replay.add_argument("--config", metavar="FILE", required=True, help="the configuration file")
+    _add_log(replay)
+    _add_format(replay)
+    replay.set_defaults(run=_replay)
     return parser
 
 
@@ -108,19 +150,29 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_log(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "log",
+        metavar="LOG",
+        nargs="?",
+        help="audit lines, or Squid's access.log (default: standard input)",
+    )
+
+
 def _add_format(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="of the output (default: text)"
     )
 
 
-def _client(text: str) -> str:
-    key, separator, value = text.partition("=")
-    if key != "client" or not separator:
-        raise argparse.ArgumentTypeError(
-            "write client=IP; this version knows clients by their address alone"
-        )
-    return _address(value)
+def _identity(text: str) -> Any:
+    from egress_proxy.core.errors import IdentityError
+    from egress_proxy.core.identity import parse_identity
+
+    try:
+        return parse_identity(text)
+    except IdentityError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _address(text: str) -> str:
@@ -129,6 +181,19 @@ def _address(text: str) -> str:
 
     try:
         return parse_address(text)
+    except HostError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _host_and_address(text: str) -> tuple[str, str]:
+    from egress_proxy.core.errors import HostError
+    from egress_proxy.core.names import canonical_host
+
+    host, separator, address = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError("write HOST=IP")
+    try:
+        return canonical_host(host).text, _address(address)
     except HostError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -186,7 +251,9 @@ def _check(options: argparse.Namespace) -> int:
         if summary["valid"]:
             found = f"{_count(summary['policies'], 'policy')}, {_count(summary['rules'], 'rule')}; {found}"
         print(f"{options.file}: {found}")
-    return OK if summary["valid"] else BAD
+    if not summary["valid"]:
+        return BAD
+    return NO if problems else OK
 
 
 def _problem_as_json(problem: Any) -> dict[str, Any]:
@@ -196,6 +263,7 @@ def _problem_as_json(problem: Any) -> dict[str, Any]:
         "line": problem.place.line or None,
         "column": problem.place.column or None,
         "severity": problem.severity,
+        "code": problem.code,
         "what": problem.what,
         "instead": problem.instead,
     }
@@ -210,6 +278,8 @@ def _count(number: int, noun: str) -> str:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    import msgspec
+
     from egress_proxy.config.errors import ConfigError
     from egress_proxy.config.load import load
     from egress_proxy.core.errors import HostError
@@ -227,15 +297,36 @@ def _explain(options: argparse.Namespace) -> int:
         except ConfigError as error:
             print(error, file=sys.stderr)
             return BAD
-    explanation = explain(
-        loaded.config.policy, options.client, destination, tuple(options.addresses)
-    )
+    addresses, failure = tuple(options.addresses), None
+    if options.resolve and destination.host.address is None:
+        found, failure = _resolve(loaded.config, destination.host.text)
+        addresses += found
+    config = loaded.config
+    explanation = explain(config.policy, options.identity, destination, addresses, config.asks)
+    explanation = msgspec.structs.replace(explanation, dns=failure)
     if options.format == "json":
         _print_json(explanation)
     else:
         _print_explanation(explanation)
     # In audit mode the request goes through, and the answer is no all the same.
     return OK if explanation.outcome == Event.ALLOWED else NO
+
+
+def _resolve(config: Any, name: str) -> tuple[tuple[str, ...], str | None]:
+    """The addresses behind a name, and the reason where there are none."""
+    import asyncio
+
+    from egress_proxy.net.resolver import Resolver
+
+    async def find() -> Any:
+        resolver = Resolver(config.dns, asyncio.get_running_loop())
+        try:
+            return await resolver.find(name)
+        finally:
+            await resolver.close()
+
+    answer = asyncio.run(find())
+    return (answer, None) if isinstance(answer, tuple) else ((), answer.name)
 
 
 def _print_explanation(explanation: Any) -> None:
@@ -246,19 +337,101 @@ def _print_explanation(explanation: Any) -> None:
         print(
             f"  by rule: {explanation.rule}, of policy {explanation.policy}, at {explanation.place}"
         )
+    if explanation.set_entry is not None:
+        print(f"  by host: {explanation.set_entry}")
+    if not explanation.tls:
+        print("  tunnel:  need not be TLS")
     for other in explanation.others:
         print(f"  also:    {other.rule}, of policy {other.policy}, at {other.place}: {other.why}")
     for address in explanation.addresses:
         print(
             f"  address: {address.address} {'passes' if address.passes else 'is prohibited'}: {address.why}"
         )
-    if not explanation.addresses and explanation.reason is None:
-        print("  address: checked when the name is resolved; --address tries one")
+    if explanation.dns is not None:
+        print(f"  address: the name could not be resolved ({explanation.dns})")
+    elif not explanation.addresses and explanation.reason is None:
+        print("  address: checked when the name is resolved; --resolve does it now")
     if explanation.hint is not None:
         print(f"  {explanation.hint}")
     if explanation.add is not None:
         print("To allow it, add:")
         print("".join(f"  {line}\n" for line in explanation.add.splitlines()), end="")
+
+
+def _schema(_options: argparse.Namespace) -> int:
+    from egress_proxy.config.json_schema import as_text
+
+    print(as_text(), end="")
+    return OK
+
+
+def _import(options: argparse.Namespace) -> int:
+    from egress_proxy.migrate import import_file
+    from egress_proxy.migrate.writing import MigrationError
+
+    try:
+        imported = import_file(options.peer, options.file)
+    except MigrationError as error:
+        print(error, file=sys.stderr)
+        return BAD
+    for note in imported.notes:
+        print(note, file=sys.stderr)
+    print(imported.yaml, end="")
+    return OK
+
+
+def _suggest(options: argparse.Namespace) -> int:
+    from egress_proxy.history.suggest import as_text, suggest
+
+    addresses: dict[str, tuple[str, ...]] = {}
+    for host, address in options.addresses:
+        addresses[host] = (*addresses.get(host, ()), address)
+    # A diff must have the file's own bytes.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    return _about_a_log(
+        options, lambda path, lines: suggest(path, lines, addresses), as_text, lambda _found: OK
+    )
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from egress_proxy.config.load import load
+    from egress_proxy.history.replay import as_text, replay
+
+    return _about_a_log(
+        options,
+        lambda path, lines: replay(load(path).config.policy, lines),
+        as_text,
+        lambda found: NO if found.changed else OK,
+    )
+
+
+def _about_a_log(
+    options: argparse.Namespace,
+    work: Callable[[str, Iterable[str]], Any],
+    as_text: Callable[[Any], str],
+    status: Callable[[Any], int],
+) -> int:
+    """Read a log with a configuration, and print what came of it."""
+    from egress_proxy.config.errors import ConfigError
+    from egress_proxy.history.logs import open_log
+
+    try:
+        with _config_path(options) as path, open_log(options.log) as lines:
+            found = work(path, lines)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return BAD
+    except OSError as error:
+        print(f"egress-proxy: LOG: {error.strerror}", file=sys.stderr)
+        return BAD
+    for message in found.log.messages():
+        print(f"egress-proxy: {message}", file=sys.stderr)
+    if options.format == "json":
+        _print_json(found)
+    else:
+        print(as_text(found), end="")
+    return status(found)
 
 
 # Helpers ----------------------------------------------------------------------------------------------------------

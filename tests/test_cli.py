@@ -77,9 +77,11 @@ def test_help(run: Any, verb: tuple[str, ...]) -> None:
         ("check", "--form", "json", "a"),
         ("explain",),
         ("explain", "--as", "10.0.0.1", "example.com"),
-        ("explain", "--as", "user=me", "example.com"),
+        ("explain", "--as", "user", "example.com"),
+        ("explain", "--as", "user=a,user=b", "example.com"),
+        ("explain", "--as", "pod_labels.=a", "example.com"),
         ("explain", "--as", "client=me", "example.com"),
-        ("explain", "--as", "client=10.0.0.1,namespace=a", "example.com"),
+        ("explain", "--as", "client=10.0.0.1,pod=a", "example.com"),
         ("explain", "--address", "example.com", "example.com"),
         ("explain", "ftp://example.com"),
         ("explain", "user:secret@example.com"),
@@ -104,7 +106,7 @@ def test_bad_usage(run: Any, arguments: tuple[str, ...]) -> None:
 def test_check_of_a_good_file(run: Any) -> None:
     said = run("check", EXAMPLE)
     assert said.status == 0
-    assert said.out == f"{EXAMPLE}: 3 policies, 11 rules; 0 errors, 0 warnings\n"
+    assert said.out == f"{EXAMPLE}: 3 policies, 14 rules; 0 errors, 0 warnings\n"
     assert said.err == ""
 
 
@@ -112,7 +114,7 @@ def test_check_of_a_doubtful_file(run: Any, tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_text("version: 1\npolicies:\n  - {name: everyone, allow: ['*']}\n")
     said = run("check", str(path))
-    assert said.status == 0
+    assert said.status == 1
     warning, summary = said.out.splitlines()
     assert warning.startswith(f"{path}:3:30: warning: `*` allows every host")
     assert summary == f"{path}: 1 policy, 1 rule; 0 errors, 1 warning"
@@ -123,7 +125,10 @@ def test_check_of_a_broken_file(run: Any, broken: str) -> None:
     assert said.status == 2
     warning, error, summary = said.out.splitlines()
     assert ": warning: " in warning
-    assert error == f'{broken}:3:35: `.example.com` starts with a dot; write "*.example.com"'
+    assert (
+        error
+        == f'{broken}:3:35: `.example.com` starts with a dot; write "*.example.com" [bad-host]'
+    )
     assert summary == f"{broken}: 1 error, 1 warning"
 
 
@@ -137,6 +142,7 @@ def test_check_as_json(run: Any, broken: str) -> None:
         "line": 3,
         "column": 35,
         "severity": "error",
+        "code": "bad-host",
         "what": "`.example.com` starts with a dot",
         "instead": 'write "*.example.com"',
     }
@@ -146,7 +152,7 @@ def test_check_as_json(run: Any, broken: str) -> None:
         "file": EXAMPLE,
         "valid": True,
         "policies": 3,
-        "rules": 11,
+        "rules": 14,
         "problems": [],
     }
 
@@ -155,7 +161,9 @@ def test_check_of_no_file(run: Any, tmp_path: Path) -> None:
     path = str(tmp_path / "none")
     said = run("check", path)
     assert said.status == 2
-    assert said.out.splitlines()[0] == f"{path}: there is no such file; name an existing one"
+    assert said.out.splitlines()[0] == (
+        f"{path}: there is no such file; name an existing one [unreadable-file]"
+    )
     said = run("check", path, "--format", "json")
     assert said.status == 2
     assert json.loads(said.out)["problems"][0]["line"] is None
@@ -213,6 +221,91 @@ def test_explain_with_addresses(run: Any) -> None:
     assert "address: 10.0.0.1 is prohibited: private (10.0.0.0/8)" in said.out
     assert "address: 8.8.8.8 passes: public" in said.out
     assert run("explain", "--config", EXAMPLE, "--address", "10.0.0.1", "github.com").status == 1
+
+
+WHO = """\
+version: 1
+dns: {hosts_file: HOSTS, servers: ["127.0.0.1:9"], timeout: 1s}
+sets: {a: [set.example.com, "*.set.example.com"]}
+policies:
+  - name: everyone
+    allow: ["@a"]
+  - name: batch
+    subjects: [{user: batch}]
+    allow: [{host: user.example.com, tls: off, ports: [22]}]
+  - name: agents
+    subjects: [{namespace: agents, pod_labels: {app: web}}]
+    allow: [pod.example.com]
+    ask: [set.example.com]
+"""
+
+
+@pytest.fixture
+def who(tmp_path: Path) -> str:
+    """A configuration with policies for all kinds of clients."""
+    (tmp_path / "hosts").write_text("10.0.0.1 set.example.com\n8.8.8.8 a.set.example.com\n")
+    path = tmp_path / "who.yaml"
+    path.write_text(WHO.replace("HOSTS", str(tmp_path / "hosts")))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("client", "target", "said"),
+    [
+        ("user=batch", "user.example.com:22", "ALLOWED: user.example.com:22 for the client 127.0.0.1, user batch"),
+        ("user=batch", "user.example.com:22", "  tunnel:  need not be TLS"),
+        ("user=other", "user.example.com:22", "its policy is not for the client 127.0.0.1, user other"),
+        ("user=other", "user.example.com:22", "  - name: everyone  # the policy at"),
+        ("namespace=agents,pod_labels.app=web", "pod.example.com", "ALLOWED: "),
+        ("namespace=agents", "pod.example.com", "DENIED: pod.example.com:443"),
+        ("pod_labels.app=web", "pod.example.com", "DENIED: pod.example.com:443"),
+        ("client=10.0.0.1", "b.set.example.com", "by rule: allow @a, of policy everyone"),
+        ("client=10.0.0.1", "b.set.example.com", "  by host: *.set.example.com at "),
+        ("namespace=agents,pod_labels.app=web", "set.example.com", "(approval_required)"),
+        ("namespace=agents,pod_labels.app=web", "set.example.com", "ask beats allow"),
+    ],
+)  # fmt: skip
+def test_explain_for_an_identity(run: Any, who: str, client: str, target: str, said: str) -> None:
+    assert said in run("explain", "--config", who, "--as", client, target).out
+
+
+def test_explain_says_that_credentials_would_help(run: Any, tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text("batch:$2b$10$" + "abcdefghijklmnopqrstuu" + "a" * 31 + "\n")
+    path = tmp_path / "f.yaml"
+    text = (
+        f"version: 1\ncredentials: {{users_file: {users}%s}}\npolicies:\n"
+        "  - {name: p, allow: [a.example.com]}\n"
+        "  - {name: q, subjects: [{user: batch}], allow: [b.example.com]}\n"
+    )
+    path.write_text(text % "")
+
+    def reason(target: str, *more: str) -> str | None:
+        said = run("explain", "--config", str(path), "--format", "json", *more, target)
+        found: str | None = json.loads(said.out).get("reason")
+        return found
+
+    assert reason("a.example.com") is None
+    assert reason("b.example.com") == "proxy_credentials_required"
+    assert reason("b.example.com", "--as", "user=batch") is None
+    assert reason("b.example.com", "--as", "user=other") == "host_not_allowed"
+    assert reason("c.example.com") == "host_not_allowed"
+    path.write_text(text % ", required: true")
+    assert reason("a.example.com") == "proxy_credentials_required"
+    assert reason("c.example.com") == "proxy_credentials_required"
+    assert reason("a.example.com", "--as", "user=batch") is None
+
+
+def test_explain_looks_the_name_up(run: Any, who: str) -> None:
+    said = run("explain", "--config", who, "--resolve", "set.example.com")
+    assert said.status == 1
+    assert "address: 10.0.0.1 is prohibited: private (10.0.0.0/8)" in said.out
+    assert 'allow_private: ["10.0.0.1/32"]' in said.out
+    said = run("explain", "--config", who, "--resolve", "a.set.example.com")
+    assert (said.status, "address: 8.8.8.8 passes: public" in said.out) == (0, True)
+    said = run("explain", "--config", who, "--resolve", "b.set.example.com")
+    assert said.status == 0
+    assert "address: the name could not be resolved (dns_" in said.out
 
 
 def test_explain_in_audit_mode(run: Any, tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ from egress_proxy.admin.http import Connection, Refusal, Request, Response
 from egress_proxy.config.errors import ConfigError
 from egress_proxy.config.model import Config
 from egress_proxy.core import reason as reasons
-from egress_proxy.core.errors import HeadError, HostError
-from egress_proxy.core.explain import explain, parse_address, parse_target
+from egress_proxy.core.errors import HeadError, HostError, IdentityError
+from egress_proxy.core.explain import explain, parse_target
 from egress_proxy.core.http1 import Head
+from egress_proxy.core.identity import identity
+from egress_proxy.core.reason import Reason
 from egress_proxy.observe.events import log
 from egress_proxy.observe.metrics import CONTENT_TYPE, Metrics
 
@@ -52,6 +54,9 @@ class AdminState(Protocol):
 
     @property
     def draining(self) -> bool: ...
+
+    async def resolve(self, name: str) -> tuple[str, ...] | Reason:
+        """The addresses behind a name, or why there are none."""
 
     async def reload(self) -> None:
         """Load the configuration again. Raises ConfigError and leaves the old one in force."""
@@ -212,10 +217,18 @@ class AdminServer:
         except HostError as error:
             return Refusal(reasons.BAD_ADMIN_REQUEST, f"target: {error}")
         try:
-            client = parse_address(question.client)
-        except HostError as error:
+            client = identity(
+                question.client, question.user, question.namespace, question.pod_labels
+            )
+        except IdentityError as error:
             return Refusal(reasons.BAD_ADMIN_REQUEST, f"client: {error}")
-        explanation = explain(self._state.config.policy, client, destination)
+        answer: tuple[str, ...] | Reason = ()
+        if question.resolve and destination.host.address is None:
+            answer = await self._state.resolve(destination.host.text)
+        found, failure = ((), answer.name) if isinstance(answer, Reason) else (answer, None)
+        config = self._state.config
+        explanation = explain(config.policy, client, destination, found, config.asks)
+        explanation = msgspec.structs.replace(explanation, dns=failure)
         return Response(msgspec.json.encode(explanation))
 
     async def _reload(self, _request: Request) -> Response | Refusal:
@@ -243,6 +256,11 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     target: str
     client: str
+    user: str | None = None
+    namespace: str | None = None
+    pod_labels: dict[str, str] = {}
+    resolve: bool = False
+    """Whether to ask the name servers, so that the address gate's answer is told too."""
 
 
 def _policy_in_force(state: AdminState) -> PolicyInForce:

@@ -17,13 +17,13 @@ from ipaddress import (
 )
 from typing import Final
 
-from egress_proxy.config.errors import Report, quoted
+from egress_proxy.config.errors import Code, Report, quoted
 from egress_proxy.config.nodes import in_quotes, text
 from egress_proxy.config.yaml_source import Node, place_of
-from egress_proxy.core.addresses import IPNetwork
 from egress_proxy.core.errors import HostError
 from egress_proxy.core.names import canonical_host
-from egress_proxy.core.policy import HostPattern
+from egress_proxy.core.networks import IPNetwork
+from egress_proxy.core.policy import HostPattern, Place
 
 _HOST_FORMS: Final = "write a host such as example.com, or {cidr: …} for an address"
 
@@ -48,12 +48,15 @@ class _RefusedError(Exception):
 def host_pattern(node: Node, name: str, report: Report) -> HostPattern | None:
     """Read ``example.com``, ``*.example.com`` or ``*``."""
     found = text(node, name, report, _HOST_FORMS, _write_quoted)
-    if found is None:
-        return None
+    return None if found is None else host_pattern_of(found, place_of(node, report), report)
+
+
+def host_pattern_of(found: str, place: Place, report: Report) -> HostPattern | None:
+    """Read a host pattern that stands at a place."""
     try:
         return _parse_pattern(found)
     except _RefusedError as refused:
-        report.error(place_of(node, report), refused.what, refused.instead)
+        report.error(Code.BAD_HOST, place, refused.what, refused.instead)
         return None
 
 
@@ -89,6 +92,9 @@ _NO_GLOB: Final = "write each host, or *.example.com for every name below exampl
 
 def _refusal(pattern: str, reason: str) -> _RefusedError:
     """Find out what the writer meant. Nothing here accepts a pattern; it only chooses the words."""
+    if pattern.startswith("@"):
+        what = f"{quoted(pattern)} is a set, and a set holds hosts alone"
+        return _RefusedError(what, "write the hosts of the other set here too")
     url = _URL.fullmatch(pattern)
     authority = url[1] if url else pattern
     if "@" in authority:
@@ -205,7 +211,7 @@ def network(node: Node, name: str, report: Report) -> IPNetwork | None:
     try:
         return _parse_network(found)
     except _RefusedError as refused:
-        report.error(place_of(node, report), refused.what, refused.instead)
+        report.error(Code.BAD_NETWORK, place_of(node, report), refused.what, refused.instead)
         return None
 
 

@@ -1,23 +1,26 @@
-"""From a file to a checked configuration, or to everything that is wrong with it."""
+"""From files to a checked configuration, or to everything that is wrong with them."""
 
 from __future__ import annotations
 
-import hashlib
-import stat
-from dataclasses import dataclass
-from pathlib import Path
+import gc
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from egress_proxy.config.errors import Problem, Report, file_error, quoted
-from egress_proxy.config.lint import lint
-from egress_proxy.config.model import Config, Listen, SocketAddress
-from egress_proxy.config.nodes import fields, kind_of
-from egress_proxy.config.schema import KEYS, NOT_YET, VERSION
-from egress_proxy.config.yaml_source import Mapping, Node, Scalar, parse_yaml, place_of
+from egress_proxy.config.documents import Document, included, read_document
+from egress_proxy.config.errors import Code, ConfigError, Problem, Report, told
+from egress_proxy.config.lint.rules import lint
+from egress_proxy.config.model import Config, Credentials, Listen, SocketAddress
+from egress_proxy.config.rules import PolicyReader
+from egress_proxy.config.schema import KEYS, NOT_YET, SECTIONS
+from egress_proxy.config.sets import Sets, read_sets
+from egress_proxy.config.sources import Sources
+from egress_proxy.config.users import users
+from egress_proxy.config.yaml_source import Mapping, place_of
 from egress_proxy.core.policy import CompiledPolicy, Mode, Place
 
-#: Bytes of a configuration. 64 MiB are some three million rules; more is a wrong file.
-MAX_FILE_BYTES: Final = 64 * 2**20
+__all__ = ["Loaded", "load", "parse"]
+
+_SET_ADVICE: Final = 'use it as "@{name}", or remove it'
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,45 +33,13 @@ class Loaded:
     """Where each top-level key stands."""
 
 
-def load(path: str) -> Loaded:
-    """Read and check a configuration file.
+def load(path: str, sources: Sources | None = None) -> Loaded:
+    """Read and check a configuration file, and the files that it names.
 
-    Raises ConfigError with every problem of the file.
+    ``sources`` then knows which they are, whatever becomes of it. Raises ConfigError with every problem.
     """
-    return parse(read(path), path)
-
-
-def read(path: str) -> bytes:
-    """The bytes of a configuration file.
-
-    Raises ConfigError.
-    """
-    try:
-        # Looked at before it is opened: to open a named pipe or a device may wait for ever.
-        kind = Path(path).stat().st_mode
-        if stat.S_ISDIR(kind):
-            raise file_error(path, "this is a directory", "name the configuration file in it")
-        if not stat.S_ISREG(kind) and not _is_open_pipe(path, kind):
-            raise file_error(path, "this is not a regular file", "name a configuration file")
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
-        raise file_error(path, "there is no such file", "name an existing one") from None
-    except PermissionError:
-        what = "the file cannot be read: permission denied"
-        raise file_error(path, what, "let the user that runs the proxy read it") from None
-    except (OSError, ValueError) as error:
-        why = (isinstance(error, OSError) and error.strerror) or error
-        raise file_error(path, f"the file cannot be read: {why}", "name a readable file") from None
-    if len(data) > MAX_FILE_BYTES:
-        what = f"the file is larger than {MAX_FILE_BYTES // 2**20} MiB"
-        raise file_error(path, what, "write fewer rules, with *.example.com for many names")
-    return data
-
-
-def _is_open_pipe(path: str, kind: int) -> bool:
-    """Whether this is a shell's ``<(command)`` or standard input, which somebody writes to."""
-    return stat.S_ISFIFO(kind) and path.startswith(("/dev/", "/proc/"))
+    sources = sources or Sources()
+    return _check(sources.read(path), path, sources)
 
 
 def parse(data: bytes, source: str) -> Loaded:
@@ -76,76 +47,114 @@ def parse(data: bytes, source: str) -> Loaded:
 
     Raises ConfigError with every problem of the text.
     """
+    sources = Sources()
+    sources.take(data)
+    return _check(data, source, sources)
+
+
+def _check(data: bytes, source: str, sources: Sources) -> Loaded:
+    # Nothing here makes cycles, and looking for some among millions of nodes takes seconds.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return _check_all(data, source, sources)
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _check_all(data: bytes, source: str, sources: Sources) -> Loaded:
     report = Report(source)
-    root = parse_yaml(data, report)
-    if root is None:
+    document = read_document(data, report, KEYS, NOT_YET)
+    if document is None:
         raise report.exception()
-    _check_version(root, report)
-    example = "`version: 1`, then `policies:`"
-    found = fields(root, "the configuration", report, ("version", *KEYS), NOT_YET, example)
-    places: dict[str, Place] = {}
-    if isinstance(root, Mapping):
-        places = {key.text: place_of(key, report) for key, _ in reversed(root.entries)}
     values: dict[str, Any] = {}
-    for key, node in found.items():
-        if key != "version":
-            values[key] = KEYS[key](node, f"`{key}`", report)
-    if isinstance(root, Mapping):
-        _check_together(values, places, root, report)
-    policies = values.pop("policies", ())
-    lint(policies, report)
-    if report.failed:
-        raise report.exception()
-    mode = values.pop("mode", None) or Mode.ENFORCE
+    for key, reader in SECTIONS.items():
+        if key in document.fields:
+            values[key] = reader(document.fields[key], f"`{key}`", report)
+    # What was reported falls back to its default, and the configuration is refused in the end.
+    values = {key: value for key, value in values.items() if value is not None}
+    if values.get("credentials"):
+        values["credentials"] = _with_users(values["credentials"], document, sources)
+    _check_together(values, document)
+    mode, credentials = values.pop("mode", Mode.ENFORCE), values.get("credentials")
+    policy = _read_policies(document, sources, mode, credentials)
     config = Config(
-        policy=CompiledPolicy(policies, Mode(mode)),
+        policy=policy,
         source=source,
-        digest=hashlib.sha256(data).hexdigest(),
+        digest=sources.digest,
+        sources=sources,
         **values,
     )
-    return Loaded(config, report.warnings(), places)
+    return Loaded(config, report.warnings(), document.places)
 
 
-def _check_version(root: Node, report: Report) -> None:
-    """Refuse the file at once if its keys may mean something else than ours.
-
-    Raises ConfigError.
-    """
-    if not isinstance(root, Mapping):
-        return
-    instead = f"write `version: {VERSION}`"
-    for key, node in root.entries:
-        if key.text == "version":
-            if isinstance(node, Scalar) and node.plain and node.text == str(VERSION):
-                return
-            shown = quoted(node.text) if isinstance(node, Scalar) else kind_of(node)
-            what = f"`version` must be the number {VERSION}, not {shown}"
-            report.error(place_of(node, report), what, instead)
-            raise report.exception()
-    report.error(place_of(root, report), "the file has no `version`", instead)
-
-
-def _check_together(
-    values: dict[str, Any], places: dict[str, Place], root: Mapping, report: Report
-) -> None:
-    """What single values cannot show."""
-    if "policies" not in places:
+def _read_policies(
+    document: Document, sources: Sources, mode: Mode, credentials: Credentials | None
+) -> CompiledPolicy:
+    """The policies of all files. Raises ConfigError if anything was wrong until now."""
+    report = document.report
+    documents = [document, *included(document, sources, KEYS)]
+    sets: Sets = {}
+    for each in documents:
+        if "sets" in each.fields:
+            read_sets(each.fields["sets"], each.report, sources, sets)
+    reader = PolicyReader(sets)
+    for each in documents:
+        if "policies" in each.fields:
+            reader.read(each.fields["policies"], each.report)
+    if isinstance(document.root, Mapping) and not any(
+        "policies" in each.places for each in documents
+    ):
         what = "the file has no `policies`, so nothing would be allowed"
-        report.error(place_of(root, report), what, "write a list of policies")
+        place = place_of(document.root, report)
+        report.error(Code.MISSING_KEY, place, what, "write a list of policies")
+    # A rule that was reported may have been the one that uses it.
+    for name in () if report.failed else sorted(sets.keys() - reader.used_sets):
+        what = f"no rule uses the set `{name}`"
+        report.warning(Code.UNUSED_SET, sets[name].place, what, _SET_ADVICE.format(name=name))
+    policies = tuple(reader.policies)
+    lint(policies, report, credentials)
+    if report.failed:
+        raise report.exception()
+    return CompiledPolicy(policies, mode)
+
+
+def _with_users(found: Credentials, document: Document, sources: Sources) -> Credentials:
+    """The credentials with what the users file says."""
+    report, place = document.report, document.places["credentials"]
+    if not found.users_file:
+        what = "`credentials` has no `users_file`"
+        report.error(Code.MISSING_KEY, place, what, "write `users_file:` with the path of one")
+        return found
+    try:
+        data = sources.read(found.users_file)
+    except ConfigError as error:
+        report.error(Code.UNREADABLE_FILE, place, *told(error))
+        return found
+    return replace(found, users=users(data, report.beside(found.users_file)))
+
+
+def _check_together(values: dict[str, Any], document: Document) -> None:
+    """What single values cannot show."""
+    places, report = document.places, document.report
     listen = values.get("listen") or Listen()
     if _collide(listen.proxy, listen.admin):
         what = f"the proxy and the admin port cannot both listen on {listen.admin}"
-        report.error(places.get("listen", place_of(root, report)), what, "write different ports")
+        place = places.get("listen", place_of(document.root, report))
+        report.error(Code.CONFLICT, place, what, "write different ports")
     dns = values.get("dns")
     if dns is not None and dns.min_ttl > dns.max_ttl:
         what = "`min_ttl` is longer than `max_ttl`"
-        report.error(places["dns"], what, "write a shorter `min_ttl` or a longer `max_ttl`")
+        instead = "write a shorter `min_ttl` or a longer `max_ttl`"
+        report.error(Code.CONFLICT, places["dns"], what, instead)
     timeouts = values.get("timeouts")
     if timeouts is not None:
         for shorter, longer in (("connect_attempt", "connect"), ("idle", "lifetime")):
             if getattr(timeouts, shorter) > getattr(timeouts, longer):
                 what = f"`{shorter}` is longer than `{longer}`, so it never takes effect"
-                report.warning(places["timeouts"], what, f"write a shorter `{shorter}`")
+                instead = f"write a shorter `{shorter}`"
+                report.warning(Code.WITHOUT_EFFECT, places["timeouts"], what, instead)
 
 
 def _collide(one: SocketAddress, other: SocketAddress) -> bool:

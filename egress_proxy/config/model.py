@@ -5,8 +5,12 @@ Every number that limits something stands here, with its default, unit and reaso
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
+from egress_proxy.config.sources import Sources
+from egress_proxy.core.challenge import Asks
 from egress_proxy.core.policy import CompiledPolicy
 
 KIB = 1024
@@ -100,6 +104,25 @@ class Audit:
     """Seconds that a line waits for company at most: one write carries a batch."""
 
 
+class OnRevoke(StrEnum):
+    """What becomes of an open tunnel that a new policy does not allow."""
+
+    CLOSE = "close"
+    KEEP = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """``credentials:``. Without it nobody is asked for a user name."""
+
+    users_file: str = ""
+    """Lines of ``user:hash`` with bcrypt hashes, as ``htpasswd -B`` writes them; read again when it changes."""
+    required: bool = False
+    """Whether a client without credentials is refused (407). Wrong credentials always are."""
+    users: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What the file says: each user's hash."""
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """One whole configuration."""
@@ -108,7 +131,9 @@ class Config:
     source: str
     """The file it came from."""
     digest: str
-    """SHA-256 of the file's bytes, in hexadecimal."""
+    """SHA-256 of the file's bytes, in hexadecimal; with further files, of the digests of all."""
+    sources: Sources = field(default_factory=Sources, repr=False, compare=False)
+    """Every file and directory that it was read from, to be watched for changes."""
     listen: Listen = field(default_factory=Listen)
     dns: Dns = field(default_factory=Dns)
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -117,5 +142,14 @@ class Config:
     drain_timeout: float = 20.0
     """Seconds that open tunnels get after SIGTERM: Kubernetes' default grace period of 30 s, less a
     preStop sleep of 5 s, and what flushing the log may take."""
+    credentials: Credentials | None = None
+    on_revoke: OnRevoke = OnRevoke.CLOSE
     admin_token_file: str | None = None
     """File with the bearer token of ``/v1/``; without it the admin port's ``/v1/`` answers on loopback alone."""
+
+    @property
+    def asks(self) -> Asks:
+        """Whom it asks for credentials."""
+        if self.credentials is None:
+            return Asks.NOBODY
+        return Asks.EVERYBODY if self.credentials.required else Asks.WHOM_THEY_HELP

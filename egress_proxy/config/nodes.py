@@ -12,7 +12,7 @@ from typing import Final
 
 from yaml import SafeLoader
 
-from egress_proxy.config.errors import Report, quoted
+from egress_proxy.config.errors import Code, Report, quoted
 from egress_proxy.config.yaml_source import Broken, Mapping, Node, Scalar, Sequence, place_of
 
 # What a plain scalar means ----------------------------------------------------------------------------------------
@@ -69,9 +69,14 @@ def wrong_kind(node: Node, name: str, report: Report, wanted: str, instead: str)
     if isinstance(node, Broken):
         return
     if is_null(node):
-        report.error(place_of(node, report), f"{name} has no value", instead)
+        report.error(Code.WRONG_TYPE, place_of(node, report), f"{name} has no value", instead)
         return
-    report.error(place_of(node, report), f"{name} must be {wanted}, not {kind_of(node)}", instead)
+    report.error(
+        Code.WRONG_TYPE,
+        place_of(node, report),
+        f"{name} must be {wanted}, not {kind_of(node)}",
+        instead,
+    )
 
 
 def scalar(node: Node, name: str, report: Report, instead: str) -> Scalar | None:
@@ -82,6 +87,7 @@ def scalar(node: Node, name: str, report: Report, instead: str) -> Scalar | None
     if node.several_lines:
         what = f"{name} goes over several lines"
         report.error(
+            Code.WRONG_TYPE,
             place_of(node, report),
             what,
             "write it on one line; in a list, each entry starts with `- `",
@@ -102,7 +108,9 @@ def text(
         return None
     if found.plain and (kind := type_in_yaml(found.text)) is not None:
         what = f"{name} is a text, and YAML reads {quoted(found.text)} as {kind}"
-        report.error(place_of(node, report), what, advise(found.text) if advise else instead)
+        report.error(
+            Code.WRONG_TYPE, place_of(node, report), what, advise(found.text) if advise else instead
+        )
         return None
     return found.text
 
@@ -118,6 +126,7 @@ def items(node: Node, name: str, report: Report, example: str) -> list[Node] | N
         return None
     if not node.items:
         report.error(
+            Code.WRONG_TYPE,
             place_of(node, report),
             f"{name} is an empty list",
             f"write {example}, or remove the key",
@@ -127,6 +136,7 @@ def items(node: Node, name: str, report: Report, example: str) -> list[Node] | N
     for item in node.items:
         if is_null(item):
             report.error(
+                Code.WRONG_TYPE,
                 place_of(item, report),
                 f"{name} has an empty entry",
                 "write a value or remove the dash",
@@ -154,27 +164,43 @@ def fields(
         wrong_kind(node, name, report, "a mapping", f"write {example}")
         return found
     if not node.entries:
-        report.error(place_of(node, report), f"{name} is an empty mapping", f"write {example}")
+        report.error(
+            Code.WRONG_TYPE,
+            place_of(node, report),
+            f"{name} is an empty mapping",
+            f"write {example}",
+        )
         return found
     first: dict[str, Scalar] = {}
     for key, value in node.entries:
         place = place_of(key, report)
         if key.text in first:
             what = f"the key {quoted(key.text)} stands twice in {name}, first on line {first[key.text].line}"
-            report.error(place, what, "remove one of them")
+            report.error(Code.DUPLICATE_KEY, place, what, "remove one of them")
             continue
         first[key.text] = key
         if key.text == "<<":
-            report.error(place, "merge keys (`<<`) are not supported", "write the merged keys out")
+            report.error(
+                Code.SYNTAX,
+                place,
+                "merge keys (`<<`) are not supported",
+                "write the merged keys out",
+            )
         elif key.text in not_yet:
             report.error(
-                place, f"{quoted(key.text)} is not supported by this version", not_yet[key.text]
+                Code.UNSUPPORTED_KEY,
+                place,
+                f"{quoted(key.text)} is not supported by this version",
+                not_yet[key.text],
             )
         elif key.text not in known:
             instead = "" if report.full else _suggest(key.text, known)
-            report.error(place, f"{quoted(key.text)} is not a key of {name}", instead)
+            report.error(
+                Code.UNKNOWN_KEY, place, f"{quoted(key.text)} is not a key of {name}", instead
+            )
         elif is_null(value):
             report.error(
+                Code.WRONG_TYPE,
                 place_of(value, report),
                 f"{quoted(key.text)} has no value",
                 "write one or remove the key",

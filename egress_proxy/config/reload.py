@@ -1,23 +1,22 @@
 """Reloading: the configuration in force, and how another one takes its place.
 
-A new configuration is swapped in whole or not at all; whatever is wrong with it, the old one stays in force. The file
-is polled rather than watched for events, because that sees every way in which files are replaced (written in place,
+A new configuration is swapped in whole or not at all; whatever is wrong with it, the old one stays in force. The files
+are polled rather than watched for events, because that sees every way in which files are replaced (written in place,
 renamed over, a Kubernetes volume's symlink turned to another directory) on every file system.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from egress_proxy.config.errors import ConfigError, Problem, Severity, file_error, whole_file
-from egress_proxy.config.load import Loaded, parse, read
+from egress_proxy.config.errors import Code, ConfigError, Problem, Severity, file_error, whole_file
+from egress_proxy.config.load import Loaded, load
 from egress_proxy.config.model import Config
+from egress_proxy.config.sources import Sources, signature
 
 #: Seconds between two looks at the file. A change is read when two looks in a row have seen the same file.
 POLL_INTERVAL: Final = 0.5
@@ -25,7 +24,7 @@ POLL_INTERVAL: Final = 0.5
 #: Sections that sockets, caches and queues were made from. The rest takes effect at once.
 NEEDS_RESTART: Final = ("listen", "dns", "audit")
 
-#: Times that a file is read again because it changed while it was read.
+#: Times that the files are read again because they changed while they were read.
 _MAX_TRIES: Final = 5
 
 
@@ -80,6 +79,8 @@ class Reloader:
         self._lock = asyncio.Lock()
         #: What was last reported as broken, so that it is reported once.
         self._reported: str | None = None
+        #: The files to follow: those of the configuration that was read last, whether it could be used or not.
+        self._sources = config.sources
 
     async def reload(self) -> ReloadResult:
         """Read the file again, whether it seems changed or not. An error is reported although it was before."""
@@ -88,17 +89,17 @@ class Reloader:
             return await self._reload()
 
     async def watch(self) -> None:
-        """Follow the file until cancelled. Nothing that the file does, and no defect of ours, ends it."""
-        acted_on: _Signature | None = None
-        before: _Signature | None = None
+        """Follow the files until cancelled. Nothing that they do, and no defect of ours, ends it."""
+        acted_on = before = self._sources.state
         while True:
             try:
-                now = await asyncio.to_thread(_signature, self._path)
+                now = await asyncio.to_thread(signature, self._sources.paths)
                 # Not before it stands still: half of a policy may be a policy too, without its last deny rules.
                 if now == before and now != acted_on:
                     async with self._lock:
                         await self._reload()
-                    acted_on = now
+                    # There may be other files now.
+                    acted_on = now = self._sources.state
                 before = now
             except Exception as error:  # noqa: BLE001 - of a callback; the watch must go on
                 acted_on = before
@@ -107,23 +108,20 @@ class Reloader:
 
     async def _reload(self) -> ReloadResult:
         # Off the loop: reading may wait for a disk, and parsing a large file takes seconds.
-        try:
-            digest, loaded = await asyncio.to_thread(
-                _read_and_parse, self._path, self.config.digest
-            )
-        except _BrokenError as broken:
-            return self._failed(broken.error, broken.digest)
-        if loaded is None:
+        outcome, self._sources = await asyncio.to_thread(_load_whole, self._path)
+        if isinstance(outcome, ConfigError):
+            return self._failed(outcome)
+        if outcome.config.digest == self.config.digest:
             self._reported = None
             return ReloadResult(ReloadOutcome.UNCHANGED, self.generation)
-        return self._swap(loaded, digest)
+        return self._swap(outcome)
 
-    def _swap(self, loaded: Loaded, digest: str) -> ReloadResult:
+    def _swap(self, loaded: Loaded) -> ReloadResult:
         config, waiting = _keep_what_needs_restart(self.config, loaded)
         try:
             self._on_swap(config, self.generation + 1)
         except Exception as error:  # noqa: BLE001 - whoever failed to take it goes on with the old one
-            return self._failed(_defect(self._path, error), digest)
+            return self._failed(_defect(self._path, error))
         self.config = config
         self.generation += 1
         self._reported = None
@@ -132,9 +130,10 @@ class Reloader:
             self._on_warnings(warnings)
         return ReloadResult(ReloadOutcome.SWAPPED, self.generation, warnings)
 
-    def _failed(self, error: ConfigError, digest: str) -> ReloadResult:
-        if self._reported != digest:
-            self._reported = digest
+    def _failed(self, error: ConfigError) -> ReloadResult:
+        seen = f"{self._sources.digest} {error}"
+        if self._reported != seen:
+            self._reported = seen
             self._on_error(error)
         return ReloadResult(ReloadOutcome.FAILED, self.generation, error=error)
 
@@ -145,6 +144,7 @@ def _keep_what_needs_restart(old: Config, loaded: Loaded) -> tuple[Config, tuple
     changed = [name for name in NEEDS_RESTART if getattr(old, name) != getattr(new, name)]
     warnings = tuple(
         Problem(
+            Code.NEEDS_RESTART,
             loaded.places.get(name, whole_file(new.source)),
             f"`{name}` has changed, which takes effect at the next start alone",
             "restart the proxy",
@@ -160,63 +160,28 @@ def _keep_what_needs_restart(old: Config, loaded: Loaded) -> tuple[Config, tuple
 
 # In a thread ------------------------------------------------------------------------------------------------------
 
-#: What tells one state of a file from another: of the file that symlinks lead to, or why there is none.
-_Signature = tuple[object, ...]
 
-
-def _signature(path: str) -> _Signature:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - raises the same, and is called for ever
-    except (OSError, ValueError) as error:
-        return (type(error), str(error))
-    # ctime_ns as well: it alone tells of changed permissions, and of a changed text whose mtime was set back.
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
-class _BrokenError(Exception):
-    """A configuration that cannot be used, with what tells it from others."""
-
-    def __init__(self, error: ConfigError, digest: str) -> None:
-        super().__init__(error, digest)
-        self.error = error
-        self.digest = digest
-
-
-def _read_and_parse(path: str, in_force: str) -> tuple[str, Loaded | None]:
-    """The file's digest, and its configuration unless it is the one in force.
-
-    Raises _BrokenError.
-    """
-    digest = ""
-    try:
-        data = _read_whole(path)
-        digest = hashlib.sha256(data).hexdigest()
-        return digest, None if digest == in_force else parse(data, path)
-    except ConfigError as error:
-        raise _BrokenError(error, digest or str(error)) from None
-    except Exception as error:
-        # A defect of ours, and no reason to stop serving the old configuration.
-        raise _BrokenError(_defect(path, error), digest or repr(error)) from error
-
-
-def _read_whole(path: str) -> bytes:
-    """Read a file as it was at one moment, as far as can be seen.
-
-    Raises ConfigError.
-    """
+def _load_whole(path: str) -> tuple[Loaded | ConfigError, Sources]:
+    """Load the configuration as its files were at one moment, as far as can be seen."""
+    sources = Sources()
     for _ in range(_MAX_TRIES):
-        before = _signature(path)
-        data = read(path)
-        if _signature(path) == before:
-            return data
-    raise file_error(
-        path, "the file changes while it is read", "write it elsewhere and rename it over this one"
-    )
+        sources = Sources()
+        outcome: Loaded | ConfigError
+        try:
+            outcome = load(path, sources)
+        except ConfigError as error:
+            outcome = error
+        except Exception as error:  # noqa: BLE001 - a defect of ours, and no reason to stop serving the old one
+            outcome = _defect(path, error)
+        if not sources.changed:
+            return outcome, sources
+    what = "the file changes while it is read"
+    return file_error(path, what, "write it elsewhere and rename it over this one"), sources
 
 
 def _defect(path: str, error: Exception) -> ConfigError:
     what = f"the configuration could not be loaded because of a defect of the program: {type(error).__name__}"
-    found = file_error(path, what, "report it with this file")
+    found = file_error(path, what, "report it with this file", Code.DEFECT)
     found.__cause__ = error
     return found
 

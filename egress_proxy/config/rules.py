@@ -3,54 +3,43 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
+from functools import lru_cache
 from typing import Final
 
 from egress_proxy.config.destinations import host_pattern, network
-from egress_proxy.config.errors import Report, quoted
+from egress_proxy.config.errors import Code, Report, elsewhere, quoted
 from egress_proxy.config.nodes import fields, in_quotes, items, scalar, text
+from egress_proxy.config.sets import Sets
+from egress_proxy.config.subjects import read_subjects
 from egress_proxy.config.values import ListOf
-from egress_proxy.config.yaml_source import Mapping, Node, Scalar, place_of
-from egress_proxy.core.addresses import IPNetwork
+from egress_proxy.config.yaml_source import Mapping, Node, Scalar, Sequence, place_of
+from egress_proxy.core.networks import IPNetwork
 from egress_proxy.core.policy import (
     DEFAULT_PORTS,
     EVERY_PORT,
     Action,
     HostPattern,
+    HostSet,
     Place,
     Policy,
     PortRanges,
     Rule,
+    Target,
 )
 
 #: Entries of one rule's list. A decision walks along them.
 MAX_PER_RULE: Final = 100
-#: Networks of one policy's subjects.
-MAX_SUBJECTS: Final = 1000
-
-POLICY_KEYS: Final = ("name", "subjects", "allow", "deny")
+POLICY_KEYS: Final = ("name", "subjects", *Action)
 POLICY_NOT_YET: Final = {
-    "ask": "remove it: what no rule allows stays denied",
     "limits": "remove it, and limit the traffic elsewhere",
-    "on_revoke": "remove it: open tunnels outlive a change of the policy",
-    "tls": "remove it: what flows inside a tunnel is not looked at",
     "contract_headers": "remove it: no header is required",
-    "sets": "remove it, and write the hosts into the policy",
-    "include": "remove it, and write the policy into this file",
     "upstream": "remove it: destinations are reached directly",
 }
-SUBJECT_KEYS: Final = ("cidr",)
-_BY_ADDRESS: Final = "write {cidr: …} with the addresses of these clients"
-SUBJECT_NOT_YET: Final = {
-    "user": _BY_ADDRESS,
-    "namespace": _BY_ADDRESS,
-    "pod_labels": _BY_ADDRESS,
-    "service_account": _BY_ADDRESS,
-}
-RULE_KEYS: Final = ("host", "cidr", "ports", "allow_private")
+RULE_KEYS: Final = ("host", "cidr", "ports", "allow_private", "tls")
 RULE_NOT_YET: Final = {
-    "tls": "remove it: what flows inside a tunnel is not looked at",
-    "set": "remove it, and write a rule for each host of the set",
-    "on_revoke": POLICY_NOT_YET["on_revoke"],
+    "methods": "remove it: inside a tunnel nobody can see the method",
+    "paths": "remove it: inside a tunnel nobody can see the path",
     "upstream": POLICY_NOT_YET["upstream"],
 }
 
@@ -63,34 +52,109 @@ _RULE_EXAMPLE: Final = "a host, or {host: example.com, ports: [443]}"
 _allow_private: Final = ListOf(network, MAX_PER_RULE, "[10.0.0.0/8]")
 
 
-def policies(node: Node, name: str, report: Report) -> tuple[Policy, ...]:
-    """Read ``policies:``; what is broken is reported and left out."""
-    found: list[Policy] = []
-    names: dict[str, Place] = {}
-    for item in items(node, name, report, _POLICIES_EXAMPLE) or ():
-        policy = _policy(item, report, names)
-        if policy is not None:
-            found.append(policy)
-    return tuple(found)
+class PolicyReader:
+    """Reads ``policies:`` of one file after the other; what is broken is reported and left out."""
 
+    def __init__(self, sets: Sets) -> None:
+        self.policies: list[Policy] = []
+        self.used_sets: set[str] = set()
+        self._sets = sets
+        self._names: dict[str, Place] = {}
 
-def _policy(node: Node, report: Report, names: dict[str, Place]) -> Policy | None:
-    found = fields(
-        node, "a policy", report, POLICY_KEYS, POLICY_NOT_YET, "`name: …` and `allow: […]`"
-    )
-    if not isinstance(node, Mapping):
-        return None
-    place = place_of(node, report)
-    name = _policy_name(found, node, report, names)
-    subjects = _subjects(found["subjects"], report) if "subjects" in found else None
-    rules: list[Rule] = []
-    for action in Action:
-        if action in found:
-            rules += _rules(found[action], action, report)
-    # A key that was reported does not count as missing.
-    if not {key.text for key, _ in node.entries} & {"allow", "deny", *POLICY_NOT_YET}:
-        report.error(place, "the policy has no rules", f"write `allow:` with {_RULES_EXAMPLE}")
-    return Policy(name, tuple(rules), subjects, place)
+    def read(self, node: Node, report: Report) -> None:
+        for item in items(node, "`policies`", report, _POLICIES_EXAMPLE) or ():
+            policy = self._policy(item, report)
+            if policy is not None:
+                self.policies.append(policy)
+
+    def _policy(self, node: Node, report: Report) -> Policy | None:
+        example = "`name: …` and `allow: […]`"
+        found = fields(node, "a policy", report, POLICY_KEYS, POLICY_NOT_YET, example)
+        if not isinstance(node, Mapping):
+            return None
+        place = place_of(node, report)
+        name = _policy_name(found, node, report, self._names)
+        subjects = read_subjects(found["subjects"], report) if "subjects" in found else None
+        rules: list[Rule] = []
+        for action in Action:
+            if action in found:
+                rules += self._rules(found[action], action, report)
+        # A key that was reported does not count as missing.
+        if not {key.text for key, _ in node.entries} & {*Action, *POLICY_NOT_YET}:
+            what = "the policy has no rules"
+            report.error(Code.MISSING_KEY, place, what, f"write `allow:` with {_RULES_EXAMPLE}")
+        return Policy(name, tuple(rules), subjects, place)
+
+    def _rules(self, node: Node, action: Action, report: Report) -> list[Rule]:
+        found: list[Rule] = []
+        for item in items(node, f"`{action}`", report, _RULES_EXAMPLE) or ():
+            read = self._short_rule if isinstance(item, Scalar) else self._long_rule
+            rule = read(item, action, report)
+            if rule is not None:
+                found.append(rule)
+        return found
+
+    def _short_rule(self, node: Node, action: Action, report: Report) -> Rule | None:
+        target = self._hosts(node, f"a rule of `{action}`", report)
+        if target is None:
+            return None
+        return Rule(action, target, place_of(node, report), _default_ports(action))
+
+    def _long_rule(self, node: Node, action: Action, report: Report) -> Rule | None:
+        found = fields(node, "a rule", report, RULE_KEYS, RULE_NOT_YET, _RULE_EXAMPLE)
+        if not isinstance(node, Mapping):
+            return None
+        place = place_of(node, report)
+        ports: PortRanges | None = _default_ports(action)
+        if "ports" in found:
+            ports = _ports(found["ports"], report)
+        lifted: tuple[IPNetwork, ...] | None = ()
+        if "allow_private" in found:
+            lifted = _allow_private(found["allow_private"], "`allow_private`", report)
+            if action is Action.DENY or "cidr" in found:
+                what = "`allow_private` belongs to a rule with `host` under `allow` or `ask`"
+                there = place_of(found["allow_private"], report)
+                report.error(Code.CONFLICT, there, what, "remove it")
+        tls: bool | None = True
+        if "tls" in found:
+            tls = _tls(found["tls"], report)
+            if action is Action.DENY:
+                what = "`tls` belongs to a rule under `allow` or `ask`"
+                report.error(Code.CONFLICT, place_of(found["tls"], report), what, "remove it")
+        if "host" in found and "cidr" in found:
+            what = "a rule has both `host` and `cidr`"
+            report.error(Code.CONFLICT, place, what, "write two rules")
+            return None
+        target: Target | None = None
+        if "host" in found:
+            target = self._hosts(found["host"], "`host`", report)
+        elif "cidr" in found:
+            target = network(found["cidr"], "`cidr`", report)
+        elif node.entries and all(
+            key.text in RULE_KEYS and key.text not in ("host", "cidr") for key, _ in node.entries
+        ):
+            what = "the rule has neither `host` nor `cidr`"
+            report.error(Code.MISSING_KEY, place, what, f"write {_RULE_EXAMPLE}")
+        if target is None or ports is None or lifted is None or tls is None:
+            return None
+        return Rule(action, target, place, ports, lifted, tls)
+
+    def _hosts(self, node: Node, name: str, report: Report) -> HostPattern | HostSet | None:
+        """A host pattern, or ``@NAME`` for a set."""
+        if not isinstance(node, Scalar) or not node.text.startswith("@"):
+            return host_pattern(node, name, report)
+        wanted = node.text[1:]
+        found = self._sets.get(wanted)
+        if found is None:
+            what = f"there is no set {quoted(wanted)}" if wanted else "`@` names no set"
+            instead = "define it under `sets`" if wanted else 'write "@NAME"'
+            close = get_close_matches(wanted[:64], self._sets, n=1)
+            if close:
+                instead = f'did you mean "@{close[0]}"?'
+            report.error(Code.UNKNOWN_SET, place_of(node, report), what, instead)
+            return None
+        self.used_sets.add(wanted)
+        return found
 
 
 def _policy_name(
@@ -98,7 +162,12 @@ def _policy_name(
 ) -> str:
     if "name" not in found:
         if "name" not in {key.text for key, _ in policy.entries}:
-            report.error(place_of(policy, report), "the policy has no name", "write `name: …`")
+            report.error(
+                Code.MISSING_KEY,
+                place_of(policy, report),
+                "the policy has no name",
+                "write `name: …`",
+            )
         return ""
     node = found["name"]
     name = text(node, "the name of a policy", report, _NAME_FORM, in_quotes)
@@ -106,81 +175,33 @@ def _policy_name(
         return ""
     place = place_of(node, report)
     if not _NAME.fullmatch(name):
-        report.error(place, f"{quoted(name)} cannot be the name of a policy", _NAME_FORM)
+        report.error(
+            Code.BAD_VALUE, place, f"{quoted(name)} cannot be the name of a policy", _NAME_FORM
+        )
     elif name in names:
-        what = f"the name {quoted(name)} is taken by the policy on line {names[name].line}"
-        report.error(place, what, "write another one")
+        taken = elsewhere(names[name], place)
+        what = f"the name {quoted(name)} is taken by the policy on {taken}"
+        report.error(Code.CONFLICT, place, what, "write another one")
     names.setdefault(name, place)
     return name
 
 
-def _subjects(node: Node, report: Report) -> tuple[IPNetwork, ...]:
-    entries = items(node, "`subjects`", report, "[{cidr: 10.20.0.0/16}]") or []
-    if len(entries) > MAX_SUBJECTS:
-        what = f"`subjects` has {len(entries):,} entries"
-        report.error(place_of(node, report), what, f"write at most {MAX_SUBJECTS:,}")
-        return ()
-    networks: list[IPNetwork] = []
-    for entry in entries:
-        found = fields(
-            entry, "a subject", report, SUBJECT_KEYS, SUBJECT_NOT_YET, "{cidr: 10.20.0.0/16}"
-        )
-        if "cidr" in found:
-            subject = network(found["cidr"], "the `cidr` of a subject", report)
-            if subject is not None:
-                networks.append(subject)
-    return tuple(networks)
-
-
-def _rules(node: Node, action: Action, report: Report) -> list[Rule]:
-    found: list[Rule] = []
-    for item in items(node, f"`{action}`", report, _RULES_EXAMPLE) or ():
-        read = _short_rule if isinstance(item, Scalar) else _long_rule
-        rule = read(item, action, report)
-        if rule is not None:
-            found.append(rule)
-    return found
-
-
 def _default_ports(action: Action) -> PortRanges:
     """An allow opens as little, and a deny closes as much, as its writer may have meant."""
-    return DEFAULT_PORTS if action is Action.ALLOW else EVERY_PORT
+    return EVERY_PORT if action is Action.DENY else DEFAULT_PORTS
 
 
-def _short_rule(node: Node, action: Action, report: Report) -> Rule | None:
-    pattern = host_pattern(node, f"a rule of `{action}`", report)
-    if pattern is None:
+def _tls(node: Node, report: Report) -> bool | None:
+    """Read ``tls: off`` or ``tls: verify``. To YAML 1.1 the first is a truth value, and to its writer it never was."""
+    instead = "write `tls: off` or `tls: verify`"
+    found = scalar(node, "`tls`", report, instead)
+    if found is None:
         return None
-    return Rule(action, pattern, place_of(node, report), _default_ports(action))
-
-
-def _long_rule(node: Node, action: Action, report: Report) -> Rule | None:
-    found = fields(node, "a rule", report, RULE_KEYS, RULE_NOT_YET, _RULE_EXAMPLE)
-    if not isinstance(node, Mapping):
+    if found.text not in ("off", "verify"):
+        what = f"`tls` cannot be {quoted(found.text)}"
+        report.error(Code.BAD_VALUE, place_of(node, report), what, instead)
         return None
-    place = place_of(node, report)
-    ports: PortRanges | None = _default_ports(action)
-    if "ports" in found:
-        ports = _ports(found["ports"], report)
-    lifted: tuple[IPNetwork, ...] | None = ()
-    if "allow_private" in found:
-        lifted = _allow_private(found["allow_private"], "`allow_private`", report)
-        if action is not Action.ALLOW or "cidr" in found:
-            what = "`allow_private` belongs to a rule with `host` under `allow`"
-            report.error(place_of(found["allow_private"], report), what, "remove it")
-    if "host" in found and "cidr" in found:
-        report.error(place, "a rule has both `host` and `cidr`", "write two rules")
-        return None
-    target: HostPattern | IPNetwork | None = None
-    if "host" in found:
-        target = host_pattern(found["host"], "`host`", report)
-    elif "cidr" in found:
-        target = network(found["cidr"], "`cidr`", report)
-    elif node.entries and all(key.text in ("ports", "allow_private") for key, _ in node.entries):
-        report.error(place, "the rule has neither `host` nor `cidr`", f"write {_RULE_EXAMPLE}")
-    if target is None or ports is None or lifted is None:
-        return None
-    return Rule(action, target, place, ports, lifted)
+    return found.text == "verify"
 
 
 # Ports ------------------------------------------------------------------------------------------
@@ -193,10 +214,32 @@ def _ports(node: Node, report: Report) -> PortRanges | None:
     if isinstance(node, Scalar):
         example = node.text if _PORT.fullmatch(node.text) else "443"
         what = f"`ports` must be a list, not {quoted(node.text)}"
-        report.error(place_of(node, report), what, f"write [{example}]")
+        report.error(Code.WRONG_TYPE, place_of(node, report), what, f"write [{example}]")
         return None
+    if isinstance(node, Sequence):
+        # Many rules of a long file have the same ports.
+        known = _good_ports(
+            tuple(
+                (item.text, item.plain and not item.several_lines)
+                if isinstance(item, Scalar)
+                else ("", False)
+                for item in node.items
+            )
+        )
+        if known is not None:
+            return known
     ranges = ListOf(_port_range, MAX_PER_RULE, "[443]")(node, "`ports`", report)
     return None if ranges is None else merge_ports(ranges)
+
+
+@lru_cache(maxsize=1024)
+def _good_ports(items: tuple[tuple[str, bool], ...]) -> PortRanges | None:
+    """The ports of a list of plain numbers, each with whether it is plain; None for whatever needs a closer look."""
+    if not 0 < len(items) <= MAX_PER_RULE:
+        return None
+    if not all(plain and _PORT.fullmatch(text) and int(text) <= 65535 for text, plain in items):
+        return None
+    return merge_ports(tuple((int(text), int(text)) for text, _ in items))
 
 
 def _port_range(node: Node, name: str, report: Report) -> tuple[int, int] | None:
@@ -206,18 +249,27 @@ def _port_range(node: Node, name: str, report: Report) -> tuple[int, int] | None
     place = place_of(node, report)
     low, dash, high = found.text.partition("-")
     if not dash and not found.plain and _PORT.fullmatch(low):
-        report.error(place, f"{name} is a number in quotes", f"write {low} without quotes")
+        report.error(
+            Code.WRONG_TYPE, place, f"{name} is a number in quotes", f"write {low} without quotes"
+        )
         return None
     if not _PORT.fullmatch(low) or (dash and not _PORT.fullmatch(high)):
-        report.error(place, f"{name} is not a port: {quoted(found.text)}", _PORT_FORM)
+        report.error(
+            Code.BAD_PORT, place, f"{name} is not a port: {quoted(found.text)}", _PORT_FORM
+        )
         return None
     first, last = int(low), int(high) if dash else int(low)
     if last > 65535 or first > 65535:
-        report.error(place, f"{name} is not a port: {quoted(found.text)}", _PORT_FORM)
+        report.error(
+            Code.BAD_PORT, place, f"{name} is not a port: {quoted(found.text)}", _PORT_FORM
+        )
         return None
     if first > last:
         report.error(
-            place, f"{name} ends before it starts: {quoted(found.text)}", f"write {last}-{first}"
+            Code.BAD_PORT,
+            place,
+            f"{name} ends before it starts: {quoted(found.text)}",
+            f"write {last}-{first}",
         )
         return None
     return first, last

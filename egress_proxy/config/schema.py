@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from egress_proxy.config import rules
+from egress_proxy.config.documents import INCLUDED_KEYS
 from egress_proxy.config.errors import Report
-from egress_proxy.config.model import Audit, Dns, Limits, Listen, Timeouts
+from egress_proxy.config.model import Audit, Credentials, Dns, Limits, Listen, OnRevoke, Timeouts
 from egress_proxy.config.nodes import fields
+from egress_proxy.config.subjects import SUBJECT_KEYS
 from egress_proxy.config.values import (
     Choice,
     Duration,
@@ -17,14 +19,14 @@ from egress_proxy.config.values import (
     ListOf,
     Reader,
     Size,
+    boolean,
     file_path,
     name_server,
+    relative_path,
     socket_address,
 )
 from egress_proxy.config.yaml_source import Node
 from egress_proxy.core.policy import Mode
-
-VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +94,18 @@ AUDIT: Final = Section(
     "queue_lines: 100000 on a line below",
 )
 
-#: Every top-level key but ``version``.
-KEYS: Final[dict[str, Reader]] = {
+CREDENTIALS: Final = Section(
+    Credentials,
+    {"users_file": relative_path, "required": boolean},
+    "users_file: users on a line below",
+)
+
+#: The top-level keys that say something by themselves. ``include``, ``sets`` and ``policies`` belong together.
+SECTIONS: Final[dict[str, Reader]] = {
     "listen": LISTEN,
-    "mode": Choice(tuple(Mode)),
-    "policies": rules.policies,
+    "mode": Choice(Mode),
+    "on_revoke": Choice(OnRevoke),
+    "credentials": CREDENTIALS,
     "dns": DNS,
     "timeouts": TIMEOUTS,
     "limits": LIMITS,
@@ -104,13 +113,11 @@ KEYS: Final[dict[str, Reader]] = {
     "drain_timeout": Duration("0s", "1h"),
     "admin_token_file": file_path,
 }
+#: Every top-level key but ``version``.
+KEYS: Final = (*INCLUDED_KEYS, *SECTIONS)
 #: Top-level keys that version 1 of the format has and this version of the program does not.
 NOT_YET: Final = {
-    "tls": rules.POLICY_NOT_YET["tls"],
-    "sets": "remove it, and write the hosts into the policies",
-    "include": "remove it, and write everything into this file",
     "contract_headers": rules.POLICY_NOT_YET["contract_headers"],
-    "on_revoke": rules.POLICY_NOT_YET["on_revoke"],
     "upstream": rules.POLICY_NOT_YET["upstream"],
     "state": "remove it: nothing is kept between restarts",
 }
@@ -119,10 +126,12 @@ NOT_YET: Final = {
 def every_key() -> Iterator[str]:
     """Each key's path, such as ``dns.timeout`` or ``policies[].allow[].ports``."""
     yield "version"
-    for key, reader in KEYS.items():
+    yield from INCLUDED_KEYS
+    yield "sets.NAME.file"
+    for key, reader in SECTIONS.items():
         yield key
         if isinstance(reader, Section):
             yield from (f"{key}.{name}" for name in reader.keys)
     yield from (f"policies[].{name}" for name in rules.POLICY_KEYS)
-    yield from (f"policies[].subjects[].{name}" for name in rules.SUBJECT_KEYS)
+    yield from (f"policies[].subjects[].{name}" for name in SUBJECT_KEYS)
     yield from (f"policies[].allow[].{name}" for name in rules.RULE_KEYS)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from ipaddress import IPv6Address, ip_address
+from pathlib import Path
 from typing import Any, Final
 
-from egress_proxy.config.errors import Report, quoted
+from egress_proxy.config.errors import Code, Report, quoted
 from egress_proxy.config.model import SocketAddress
 from egress_proxy.config.nodes import items, scalar, text
 from egress_proxy.config.yaml_source import Node, place_of
@@ -41,6 +43,7 @@ class Integer:
             return None
         if not found.plain and _INTEGER.fullmatch(found.text):
             report.error(
+                Code.WRONG_TYPE,
                 place_of(node, report),
                 f"{name} is a number in quotes",
                 f"write {found.text} without quotes",
@@ -48,13 +51,16 @@ class Integer:
             return None
         if not found.plain or not _INTEGER.fullmatch(found.text):
             what = f"{name} is not a whole number in plain digits: {quoted(found.text)}"
-            report.error(place_of(node, report), what, instead)
+            report.error(Code.BAD_VALUE, place_of(node, report), what, instead)
             return None
         # By its length first: to make a number of a million digits takes its time.
         value = int(found.text) if len(found.text) < 16 else self.high + 1
         if not self.low <= value <= self.high:
             report.error(
-                place_of(node, report), f"{name} is out of range: {quoted(found.text)}", instead
+                Code.BAD_VALUE,
+                place_of(node, report),
+                f"{name} is out of range: {quoted(found.text)}",
+                instead,
             )
             return None
         return value
@@ -99,6 +105,7 @@ def _with_unit(
     if _INTEGER.fullmatch(found.text):
         what = f"{name} has no unit: {quoted(found.text)}"
         report.error(
+            Code.BAD_VALUE,
             place_of(node, report),
             what,
             f"write {found.text}{likely}, or with another of {', '.join(units)}",
@@ -107,11 +114,14 @@ def _with_unit(
     value = parse_with_unit(found.text, units)
     if value is None:
         what = f"{name} is not a number with a unit: {quoted(found.text)}"
-        report.error(place_of(node, report), what, instead)
+        report.error(Code.BAD_VALUE, place_of(node, report), what, instead)
         return None
     if not bounds_hold(value, units, bounds):
         report.error(
-            place_of(node, report), f"{name} is out of range: {quoted(found.text)}", instead
+            Code.BAD_VALUE,
+            place_of(node, report),
+            f"{name} is out of range: {quoted(found.text)}",
+            instead,
         )
         return None
     return value
@@ -133,6 +143,19 @@ def bounds_hold(value: float, units: dict[str, Any], bounds: tuple[str, str]) ->
     return low <= value <= high
 
 
+def boolean(node: Node, name: str, report: Report) -> bool | None:
+    """``true`` or ``false``. YAML's other spellings are refused: half of its readers take them for texts."""
+    instead = "write `true` or `false`"
+    found = scalar(node, name, report, instead)
+    if found is None:
+        return None
+    if not found.plain or found.text not in ("true", "false"):
+        what = f"{name} must be true or false, not {quoted(found.text)}"
+        report.error(Code.WRONG_TYPE, place_of(node, report), what, instead)
+        return None
+    return found.text == "true"
+
+
 # Texts ------------------------------------------------------------------------------------------------------------
 
 
@@ -140,15 +163,19 @@ def bounds_hold(value: float, units: dict[str, Any], bounds: tuple[str, str]) ->
 class Choice:
     """One of a few words."""
 
-    words: tuple[str, ...]
+    words: type[StrEnum]
 
-    def __call__(self, node: Node, name: str, report: Report) -> str | None:
+    def __call__(self, node: Node, name: str, report: Report) -> StrEnum | None:
         instead = "write " + " or ".join(f"`{word}`" for word in self.words)
         found = text(node, name, report, instead)
-        if found is not None and found not in self.words:
-            report.error(place_of(node, report), f"{name} cannot be {quoted(found)}", instead)
+        if found is None:
             return None
-        return found
+        if found not in set(self.words):
+            report.error(
+                Code.BAD_VALUE, place_of(node, report), f"{name} cannot be {quoted(found)}", instead
+            )
+            return None
+        return self.words(found)
 
 
 def file_path(node: Node, name: str, report: Report) -> str | None:
@@ -159,10 +186,26 @@ def file_path(node: Node, name: str, report: Report) -> str | None:
         return None
     if not found.startswith("/") or not found.isprintable():
         report.error(
-            place_of(node, report), f"{name} is not an absolute path: {quoted(found)}", instead
+            Code.BAD_VALUE,
+            place_of(node, report),
+            f"{name} is not an absolute path: {quoted(found)}",
+            instead,
         )
         return None
     return found
+
+
+def relative_path(node: Node, name: str, report: Report) -> str | None:
+    """A path, relative to the directory of the file that names it."""
+    instead = "write a path, such as hosts.txt or /etc/egress-proxy/hosts.txt"
+    found = text(node, name, report, instead)
+    if found is None:
+        return None
+    if not found or not found.isprintable():
+        what = f"{name} is not a path: {quoted(found)}"
+        report.error(Code.BAD_VALUE, place_of(node, report), what, instead)
+        return None
+    return str(Path(report.file).parent / found)
 
 
 _ADDRESS_AND_PORT: Final = re.compile(r"(?:\[([^\[\]]*)\]|([^\[\]:]*)):([0-9]{1,5})")
@@ -191,33 +234,44 @@ def _address_and_port(
     match = _ADDRESS_AND_PORT.fullmatch(found)
     if match is None:
         report.error(
-            place_of(node, report), f"{name} is not address:port: {quoted(found)}", instead
+            Code.BAD_VALUE,
+            place_of(node, report),
+            f"{name} is not address:port: {quoted(found)}",
+            instead,
         )
         return None
     try:
         address = ip_address(match[2] if match[1] is None else match[1])
     except ValueError:
         what = f"{name} does not name an IP address: {quoted(found)}"
-        report.error(place_of(node, report), what, instead)
+        report.error(Code.BAD_VALUE, place_of(node, report), what, instead)
         return None
     if isinstance(address, IPv6Address):
         if match[1] is None or address.scope_id is not None:
             report.error(
-                place_of(node, report), f"{name} is not address:port: {quoted(found)}", instead
+                Code.BAD_VALUE,
+                place_of(node, report),
+                f"{name} is not address:port: {quoted(found)}",
+                instead,
             )
             return None
         if address.ipv4_mapped is not None:
             what = f"{name} is an IPv4 address inside IPv6"
-            report.error(place_of(node, report), what, f"write {address.ipv4_mapped}:{match[3]}")
+            report.error(
+                Code.BAD_VALUE,
+                place_of(node, report),
+                what,
+                f"write {address.ipv4_mapped}:{match[3]}",
+            )
             return None
     elif match[1] is not None:
         what = f"{name} has brackets around an IPv4 address"
-        report.error(place_of(node, report), what, f"write {address}:{match[3]}")
+        report.error(Code.BAD_VALUE, place_of(node, report), what, f"write {address}:{match[3]}")
         return None
     port = match[3]
     if not _INTEGER.fullmatch(port) or not lowest_port <= int(port) <= 65535:
         what = f"the port of {name} is not a number from {lowest_port} to 65535"
-        report.error(place_of(node, report), what, instead)
+        report.error(Code.BAD_VALUE, place_of(node, report), what, instead)
         return None
     return SocketAddress(str(address), int(port))
 
@@ -236,7 +290,9 @@ class ListOf:
             return None
         if len(entries) > self.at_most:
             what = f"{name} has {len(entries):,} entries"
-            report.error(place_of(node, report), what, f"write at most {self.at_most}")
+            report.error(
+                Code.BAD_VALUE, place_of(node, report), what, f"write at most {self.at_most}"
+            )
             return None
         values = [self.reader(entry, f"an entry of {name}", report) for entry in entries]
         return None if None in values else tuple(values)

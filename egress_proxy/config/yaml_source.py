@@ -9,12 +9,14 @@ references can blow up.
 from __future__ import annotations
 
 import re
+from sys import intern
 from typing import Any, Final
 
 import msgspec
 import yaml
 
-from egress_proxy.config.errors import Report, quoted
+from egress_proxy.config.errors import Code, Report, quoted
+from egress_proxy.config.ignores import find_ignores
 from egress_proxy.config.yaml_syntax import explain_syntax_error, one_line
 from egress_proxy.core.policy import Place
 
@@ -33,7 +35,7 @@ class Scalar(msgspec.Struct, gc=False):
     several_lines: bool
 
 
-class Sequence(msgspec.Struct):
+class Sequence(msgspec.Struct, gc=False):
     """A list."""
 
     items: list[Node]
@@ -41,7 +43,7 @@ class Sequence(msgspec.Struct):
     column: int
 
 
-class Mapping(msgspec.Struct):
+class Mapping(msgspec.Struct, gc=False):
     """Keys and values in the order of the file, duplicates included."""
 
     entries: list[tuple[Scalar, Node]]
@@ -65,16 +67,22 @@ def place_of(node: Node, report: Report) -> Place:
 
 def parse_yaml(data: bytes, report: Report) -> Node | None:
     """The document's root node; None where the report says why there is none."""
-    text = _decode(data, report)
-    if text is None or _holds_hidden_characters(text, report) or _holds_directive(text, report):
+    text = to_text(data, report)
+    if text is None or holds_hidden_characters(text, report) or _holds_directive(text, report):
         return None
+    find_ignores(text, report)
     try:
         return _Builder(report).build(text)
     except yaml.MarkedYAMLError as error:
         explain_syntax_error(error, text, report)
     except yaml.YAMLError as error:
         # A ReaderError: its position is a character's, and _holds_hidden_characters left next to none.
-        report.error(Place(report.file, 1, 1), f"this is not YAML: {one_line(error)}", "write YAML")
+        report.error(
+            Code.SYNTAX,
+            Place(report.file, 1, 1),
+            f"this is not YAML: {one_line(error)}",
+            "write YAML",
+        )
     return None
 
 
@@ -87,12 +95,16 @@ _BYTE_ORDER_MARKS: Final = (
 )
 
 
-def _decode(data: bytes, report: Report) -> str | None:
+def to_text(data: bytes, report: Report) -> str | None:
+    """The file as text, which must be plain UTF-8."""
     for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             what = f"the file starts with the byte order mark of {encoding}"
             report.error(
-                Place(report.file, 1, 1), what, "save it as UTF-8 without a byte order mark"
+                Code.SYNTAX,
+                Place(report.file, 1, 1),
+                what,
+                "save it as UTF-8 without a byte order mark",
             )
             return None
     try:
@@ -102,7 +114,7 @@ def _decode(data: bytes, report: Report) -> str | None:
         start = data.rfind(b"\n", 0, error.start) + 1
         column = len(data[start : error.start].decode("utf-8", "replace")) + 1
         what = f"the file is not UTF-8: byte {error.start + 1} is 0x{data[error.start]:02x}"
-        report.error(Place(report.file, line, column), what, "save it as UTF-8 text")
+        report.error(Code.SYNTAX, Place(report.file, line, column), what, "save it as UTF-8 text")
         return None
 
 
@@ -114,14 +126,15 @@ _HIDDEN: Final = re.compile(
 )
 
 
-def _holds_hidden_characters(text: str, report: Report) -> bool:
+def holds_hidden_characters(text: str, report: Report) -> bool:
+    """Whether the file would look different from what is loaded."""
     found = _HIDDEN.search(text)
     if found is None:
         return False
     line = text.count("\n", 0, found.start()) + 1
     column = found.start() - text.rfind("\n", 0, found.start())
     what = f"the file holds the invisible character U+{ord(found[0]):04X}"
-    report.error(Place(report.file, line, column), what, "remove it")
+    report.error(Code.SYNTAX, Place(report.file, line, column), what, "remove it")
     return True
 
 
@@ -135,6 +148,7 @@ def _holds_directive(text: str, report: Report) -> bool:
         return False
     line = text.count("\n", 0, found.start()) + 1
     report.error(
+        Code.SYNTAX,
         Place(report.file, line, 1),
         "a line starts with `%`, which is a directive to YAML",
         "remove it",
@@ -182,16 +196,21 @@ class _Builder:
         if documents == 0:
             place = Place(self._report.file, 1, 1)
             self._report.error(
-                place, "the file is empty", "write a configuration, from `version: 1` on"
+                Code.SYNTAX,
+                place,
+                "the file is empty",
+                "write a configuration, from `version: 1` on",
             )
         return self._root
 
     def _scalar(self, event: Any) -> None:
         self._refuse_decoration(event)
         start, end = event.start_mark, event.end_mark
+        text = event.value
         self._add(
             Scalar(
-                event.value,
+                # Keys and ports stand there again and again.
+                intern(text) if len(text) < 12 else text,
                 start.line + 1,
                 start.column + 1,
                 not event.style,
@@ -221,6 +240,7 @@ class _Builder:
         elif not waiting:
             if isinstance(node, Sequence | Mapping):
                 self._report.error(
+                    Code.SYNTAX,
                     place_of(node, self._report),
                     "a key is a list or a mapping",
                     "write a word before the colon",
@@ -245,4 +265,6 @@ class _Builder:
 
     def _error(self, event: Any, what: str, instead: str) -> None:
         mark = event.start_mark
-        self._report.error(Place(self._report.file, mark.line + 1, mark.column + 1), what, instead)
+        self._report.error(
+            Code.SYNTAX, Place(self._report.file, mark.line + 1, mark.column + 1), what, instead
+        )

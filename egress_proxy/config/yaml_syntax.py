@@ -8,7 +8,7 @@ from typing import Final
 
 import yaml
 
-from egress_proxy.config.errors import Report, quoted
+from egress_proxy.config.errors import Code, Report, quoted
 from egress_proxy.core.policy import Place
 
 _ALIAS_CONTEXT: Final = "while scanning an alias"
@@ -98,7 +98,7 @@ def explain_syntax_error(error: yaml.MarkedYAMLError, text: str, report: Report)
         else:
             what = f"this is not YAML: {one_line(problem)}"
             instead = "look at the indentation and the quotes of this line and the one before"
-    report.error(place, what, instead)
+    report.error(Code.SYNTAX, place, what, instead)
 
 
 def _explain_bare_stars(text: str, report: Report, first: Place) -> None:
@@ -112,7 +112,7 @@ def _explain_bare_stars(text: str, report: Report, first: Place) -> None:
     for (line, column), value in stars.items():
         star = value[0][:80] if value else "*"
         what = f"{quoted(star)} is not in quotes, and to YAML a leading `*` means an alias"
-        report.error(Place(report.file, line, column), what, f'write "{star}"')
+        report.error(Code.SYNTAX, Place(report.file, line, column), what, f'write "{star}"')
 
 
 def _character_at(text: str, place: Place) -> str:

@@ -7,15 +7,14 @@ What the table does not know as ordinary unicast space is prohibited.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Network, ip_address, ip_network
 from typing import Final, final
 
 from egress_proxy.core.names import IPAddress, plain_address
-
-IPNetwork = IPv4Network | IPv6Network
+from egress_proxy.core.networks import IPNetwork, lies_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +146,6 @@ def lifts(network: IPNetwork, address: IPAddress, special: SpecialUse) -> bool:
     return not special.guarded or lies_within(network, special.network)
 
 
-def lies_within(inner: IPNetwork, outer: IPNetwork) -> bool:
-    """Whether one network is the other or a part of it."""
-    if isinstance(inner, IPv4Network):
-        return isinstance(outer, IPv4Network) and inner.subnet_of(outer)
-    return isinstance(outer, IPv6Network) and inner.subnet_of(outer)
-
-
 _GATE: Final = object()
 
 
@@ -198,8 +190,8 @@ class Grant:
 
     allow: tuple[IPNetwork, ...] = ()
     """Networks whose special-use addresses are lifted (see :func:`lifts`)."""
-    deny: tuple[IPNetwork, ...] = ()
-    """Networks that a deny rule names: an address in them is prohibited even behind an allowed name."""
+    closed: Callable[[IPAddress], bool] | None = None
+    """Whether a deny rule names the address's network: it is then prohibited even behind an allowed name."""
     audit: bool = False
     """Report only: pass what is prohibited, except guarded addresses."""
 
@@ -243,7 +235,7 @@ def _vet(addresses: tuple[str, ...], port: int, grant: Grant) -> Vetting:
             continue
         special = special_use(address)
         lifted = special is None or any(lifts(network, address, special) for network in grant.allow)
-        if lifted and not _denied(address, grant.deny):
+        if lifted and not _is_closed(address, grant.closed):
             passed.append(VettedAddress(str(address), port, gate=_GATE))
             continue
         if grant.audit and (special is None or not special.guarded):
@@ -255,11 +247,9 @@ def _vet(addresses: tuple[str, ...], port: int, grant: Grant) -> Vetting:
     return Vetting(tuple(passed), (*prohibited, *(text for text, _ in audited)))
 
 
-def _denied(address: IPAddress, networks: tuple[IPNetwork, ...]) -> bool:
-    """Whether a network holds the address, or the IPv4 address embedded in it: the packet goes to either."""
+def _is_closed(address: IPAddress, closed: Callable[[IPAddress], bool] | None) -> bool:
+    """Whether the address is closed, or the IPv4 address embedded in it: the packet goes to either."""
+    if closed is None:
+        return False
     embedded = _embedded_ipv4(address)
-    return any(
-        (network.version == address.version and address in network)
-        or (embedded is not None and network.version == 4 and embedded in network)
-        for network in networks
-    )
+    return closed(address) or (embedded is not None and closed(embedded))

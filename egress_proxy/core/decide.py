@@ -11,14 +11,23 @@ from egress_proxy.core import reason as reasons
 from egress_proxy.core.addresses import (
     PUBLIC_ONLY,
     Grant,
-    IPNetwork,
     Vetting,
-    lies_within,
     special_use,
     vet,
 )
+from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import Authority, IPAddress
-from egress_proxy.core.policy import Action, CompiledPolicy, HostPattern, Match, Mode, Rule
+from egress_proxy.core.networks import IPNetwork, lies_within
+from egress_proxy.core.policy import (
+    Action,
+    CompiledPolicy,
+    Entry,
+    HostPattern,
+    HostSet,
+    Match,
+    Mode,
+    Rule,
+)
 from egress_proxy.core.reason import Reason
 
 #: Decisions that are remembered. Clients choose the destinations, so there is a bound: about 4 MiB.
@@ -37,58 +46,69 @@ class Decision:
     """The rule that decided; None where no rule named the destination."""
     grant: Grant
     """What the address gate may pass."""
+    tls: bool = True
+    """Whether a tunnel must be TLS to the host that was asked for; no rule that lets it through says otherwise."""
 
 
-def decide(policy: CompiledPolicy, client: str, destination: Authority) -> Decision:
-    """Decide about a destination for a client's IP address.
+def decide(policy: CompiledPolicy, identity: Identity, destination: Authority) -> Decision:
+    """Decide about a destination for a client.
 
-    Over all policies that apply to the client: deny beats allow, and what nothing allows is denied.
+    Over all policies that apply to the client: deny beats ask, ask beats allow, and what nothing allows is denied.
     """
     memo: dict[tuple[frozenset[int], Authority], Decision] = policy.memo
-    key = (policy.applicable(client), destination)
+    key = (policy.applicable(identity), destination)
     decision = memo.get(key)
     if decision is None:
         if len(memo) >= _MEMO_SIZE:
             memo.clear()
-        decision = memo[key] = _decide(policy, client, destination)
+        decision = memo[key] = _decide(policy, identity, destination)
     return decision
 
 
-def _decide(policy: CompiledPolicy, client: str, destination: Authority) -> Decision:
+def _decide(policy: CompiledPolicy, identity: Identity, destination: Authority) -> Decision:
     audit = policy.mode is Mode.AUDIT
     port = destination.port
-    allowing: tuple[int, Rule] | None = None
-    denying: tuple[int, Rule] | None = None
-    other_port: tuple[int, Rule] | None = None
+    address = destination.host.address
+    allowing: Entry | None = None
+    asking: Entry | None = None
+    denying: Entry | None = None
+    other_port: Entry | None = None
     lifted: tuple[IPNetwork, ...] = ()
-    for entry in policy.matches(client, destination.host):
+    tls = True
+    for entry in policy.matches(identity, destination.host):
         rule = entry[1]
         if not rule.covers_port(port):
-            if rule.action is Action.ALLOW:
+            if rule.action is not Action.DENY:
                 other_port = other_port or entry
-        elif rule.action is Action.DENY:
+            continue
+        if rule.action is Action.DENY:
             denying = entry
             break
+        if rule.action is Action.ASK:
+            asking = asking or entry
         else:
             allowing = allowing or entry
-            lifted += _lifted_by(rule, destination.host.address)
+        lifted += _lifted_by(rule, address)
+        tls = tls and rule.tls
     denial: Reason | None = None
     deciding = allowing
     if denying is not None:
-        # Whatever allow rules came before it, so that no order of rules can matter, in audit mode either.
-        denial, deciding, lifted = reasons.DENY_RULE, denying, ()
+        # Whatever other rules came before it, so that no order of rules can matter, in audit mode either.
+        denial, deciding, lifted, tls = reasons.DENY_RULE, denying, (), True
+    elif asking is not None:
+        denial, deciding = reasons.APPROVAL_REQUIRED, asking
     elif allowing is None:
         deciding = other_port
         if other_port is not None:
             denial = reasons.PORT_NOT_ALLOWED
-        elif destination.host.address is not None:
+        elif address is not None:
             denial = reasons.ADDRESS_NOT_ALLOWED
         else:
             denial = reasons.HOST_NOT_ALLOWED
     match = None if deciding is None else Match(policy.policies[deciding[0]].name, deciding[1])
-    closed = policy.denied_networks(client, port)
+    closed = policy.closed_networks(identity, port)
     grant = Grant(lifted, closed, audit) if lifted or closed or audit else PUBLIC_ONLY
-    return Decision(denial is None or audit, denial, match, grant)
+    return Decision(denial is None or audit, denial, match, grant, tls)
 
 
 def _lifted_by(rule: Rule, address: IPAddress | None) -> tuple[IPNetwork, ...]:
@@ -96,7 +116,7 @@ def _lifted_by(rule: Rule, address: IPAddress | None) -> tuple[IPNetwork, ...]:
 
     A cidr rule opens the special-use network that it lies in, and nothing else: `0.0.0.0/0` means the internet.
     """
-    if isinstance(rule.target, HostPattern):
+    if isinstance(rule.target, HostPattern | HostSet):
         return rule.allow_private
     special = None if address is None else special_use(address)
     return (

@@ -6,7 +6,9 @@
     ├── HeadError        a request or response head that cannot be understood
     │   └── BodyError    framing inside a message body that cannot be understood
     ├── HostError        a text that is neither a host name nor an address
+    ├── IdentityError    a text that describes no client
     ├── ConfigError      in ``egress_proxy.config``: a configuration that cannot be used
+    ├── MigrationError   in ``egress_proxy.migrate``: another proxy's file that cannot be read as one
     ├── StartError       in ``egress_proxy.app``: a port that cannot be had
     └── Interrupted      in ``egress_proxy.net``: the proxy ends a connection of its own accord
 """
@@ -38,6 +40,10 @@ class HeadError(EgressProxyError):
 
 class BodyError(HeadError):
     """Chunked framing that is refused (RFC 9112 §7.1)."""
+
+
+class IdentityError(EgressProxyError):
+    """A text that describes no client; the message says why, and what to write instead."""
 
 
 class HostError(EgressProxyError):

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Final
 
 import msgspec
 
 from egress_proxy.core import reason as reasons
-from egress_proxy.core.addresses import Grant, IPNetwork, special_use, vet
+from egress_proxy.core.addresses import Grant, special_use, vet
+from egress_proxy.core.advice import addition, hint
+from egress_proxy.core.challenge import Asks, challenge
 from egress_proxy.core.decide import Decision, decide, vet_addresses
 from egress_proxy.core.errors import HostError
+from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import (
     Authority,
     Host,
@@ -27,13 +30,13 @@ from egress_proxy.core.names import (
 from egress_proxy.core.policy import (
     Action,
     CompiledPolicy,
-    HostPattern,
-    Place,
-    Policy,
+    HostSet,
+    Mode,
     PortRanges,
     Rule,
+    parents,
 )
-from egress_proxy.core.reason import Event, Reason
+from egress_proxy.core.reason import Event
 
 #: Rules that an explanation shows beside the one that decided.
 MAX_OTHERS: Final = 50
@@ -63,6 +66,7 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome: Event
     """``ALLOWED``, ``DENIED`` or ``WOULD_DENY``, as the audit line would say."""
     client: str
+    """Who asks, as :class:`Identity` spells it."""
     destination: str
     reason: str | None = None
     """The denial's row of :mod:`egress_proxy.core.reason`."""
@@ -71,8 +75,14 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
     rule: str | None = None
     """The rule that decided, if one did."""
     place: str | None = None
+    set_entry: str | None = None
+    """Where the rule names a set: the host pattern of the set that matched, and its place."""
+    tls: bool = True
+    """Whether a tunnel must be TLS to the host that was asked for."""
     others: tuple[OtherRule, ...] = ()
     addresses: tuple[AddressAnswer, ...] = ()
+    dns: str | None = None
+    """Where the name was looked up in vain: why, as a row of :mod:`egress_proxy.core.reason`."""
     add: str | None = None
     """For a denial, the smallest addition to the configuration that would lift it, as YAML."""
     hint: str | None = None
@@ -109,44 +119,60 @@ def parse_address(text: str) -> str:
 
 
 def explain(
-    policy: CompiledPolicy, client: str, destination: Authority, addresses: tuple[str, ...] = ()
+    policy: CompiledPolicy,
+    identity: Identity,
+    destination: Authority,
+    addresses: tuple[str, ...] = (),
+    asks: Asks = Asks.NOBODY,
 ) -> Explanation:
-    """Explain the decision about a destination for a client's IP address.
+    """Explain the decision about a destination for a client.
 
-    ``addresses`` are those that the destination's name resolves to, where they are known; an address as destination is
-    its own. Client and addresses are as :func:`parse_address` gives them.
+    ``asks`` says whom the configuration asks for credentials. ``addresses`` are those that the destination's name
+    resolves to, where they are known; an address as destination is its own. The client's address and these are as
+    :func:`parse_address` gives them.
     """
-    decision = decide(policy, client, destination)
+    decision = decide(policy, identity, destination)
     if destination.host.address is not None:
         addresses = (destination.host.text,)
-    denial = decision.denial
+    asked = challenge(asks, policy, identity, destination, decision)
+    denial = asked or decision.denial
     outcome = (
-        Event.ALLOWED if denial is None else Event.WOULD_DENY if decision.allowed else Event.DENIED
+        Event.ALLOWED
+        if denial is None
+        else Event.WOULD_DENY
+        if policy.mode is Mode.AUDIT
+        else Event.DENIED
     )
     if addresses:
         vetting, prohibition = vet_addresses(decision, addresses, destination.port)
-        denial = denial or prohibition
+        # In audit mode the rules alone refuse nothing, so it is the gate's refusal that counts.
+        refused_by_gate = policy.mode is Mode.AUDIT and not vetting.passed
+        denial = prohibition if refused_by_gate else denial or prohibition
         if not vetting.passed:
             outcome = Event.DENIED
         elif prohibition is not None and outcome is Event.ALLOWED:
             outcome = Event.WOULD_DENY
     match = decision.match
     add = None
-    if denial is not None:
-        add = _addition(policy, client, destination, addresses, decision)
+    if denial is not None and asked is None:
+        add = addition(policy, identity, destination, addresses, decision)
     return Explanation(
         outcome=outcome,
-        client=client,
+        client=str(identity),
         destination=str(destination),
         reason=None if denial is None else denial.name,
         message=None if denial is None else denial.message,
         policy=None if match is None else match.policy,
         rule=None if match is None else str(match.rule),
         place=None if match is None else str(match.rule.place),
-        others=tuple(_others(policy, client, destination, decision)),
-        addresses=tuple(_judge(policy, client, destination, text, decision) for text in addresses),
+        set_entry=None if match is None else _set_entry(match.rule, destination.host),
+        tls=decision.tls,
+        others=tuple(_others(policy, identity, destination, decision)),
+        addresses=tuple(
+            _judge(policy, identity, destination, text, decision) for text in addresses
+        ),
         add=add,
-        hint=None if denial is None or add is not None else _hint(denial, decision, addresses),
+        hint=None if denial is None or add is not None else hint(denial, decision, addresses),
     )
 
 
@@ -154,54 +180,71 @@ def explain(
 
 
 def _others(
-    policy: CompiledPolicy, client: str, destination: Authority, decision: Decision
+    policy: CompiledPolicy, identity: Identity, destination: Authority, decision: Decision
 ) -> Iterator[OtherRule]:
-    found = _named_by_others(policy, client, destination, decision)
+    found = _named_by_others(policy, identity, destination, decision)
     for _, (rule, name, why) in zip(range(MAX_OTHERS), found, strict=False):
         yield OtherRule(name, str(rule), str(rule.place), why)
 
 
 def _named_by_others(
-    policy: CompiledPolicy, client: str, destination: Authority, decision: Decision
+    policy: CompiledPolicy, identity: Identity, destination: Authority, decision: Decision
 ) -> Iterator[tuple[Rule, str, str]]:
     decided = None if decision.match is None else decision.match.rule
-    applicable = policy.applicable(client)
+    applicable = policy.applicable(identity)
     for number, rule in policy.naming(destination.host):
         if rule is decided:
             continue
         name = policy.policies[number].name
         if number not in applicable:
-            why = f"its policy is not for the client {client}"
+            why = f"its policy is not for the client {identity}"
         elif not rule.covers_port(destination.port):
             why = f"it is for port {ports_text(rule.ports)}"
-        elif decided is not None and decided.action is Action.DENY:
-            why = "deny beats allow" if rule.action is Action.ALLOW else "it denies as well"
+        elif decided is None or decided.action is rule.action:
+            why = _AS_WELL[rule.action]
         else:
-            why = "it allows as well"
+            why = f"{decided.action.value} beats {rule.action.value}"
         yield rule, name, why
     if decision.denial is reasons.HOST_NOT_ALLOWED:
         yield from _near_misses(policy, destination.host)
 
 
+_AS_WELL: Final = {
+    Action.ALLOW: "it allows as well",
+    Action.ASK: "it asks as well",
+    Action.DENY: "it denies as well",
+}
+
+
+def _set_entry(rule: Rule, host: Host) -> str | None:
+    """The pattern by which a rule's set names the host."""
+    if not isinstance(rule.target, HostSet):
+        return None
+    return next((f"{text} at {place}" for text, place in rule.target.naming(host)), None)
+
+
 def _near_misses(policy: CompiledPolicy, host: Host) -> Iterator[tuple[Rule, str, str]]:
     """Allow rules of a neighbouring name, which people expect to cover this one."""
     for number, rule in policy.naming(Host(f"x.{host.text}")):
-        if rule.action is Action.ALLOW and rule.target == HostPattern(host.text, wildcard=True):
+        if rule.action is Action.ALLOW and _has_pattern(rule, f"*.{host.text}"):
             yield (
                 rule,
                 policy.policies[number].name,
                 f"it covers the names below {host}, not {host} itself",
             )
-    parent = host.text.partition(".")[2]
-    while parent:
+    for parent in parents(host.text):
         for number, rule in policy.naming(Host(parent)):
-            if rule.action is Action.ALLOW and rule.target == HostPattern(parent, wildcard=False):
+            if rule.action is Action.ALLOW and _has_pattern(rule, parent):
                 yield (
                     rule,
                     policy.policies[number].name,
                     f"it covers {parent} alone, not the names below",
                 )
-        parent = parent.partition(".")[2]
+
+
+def _has_pattern(rule: Rule, pattern: str) -> bool:
+    target = rule.target
+    return pattern in target.patterns if isinstance(target, HostSet) else str(target) == pattern
 
 
 def ports_text(ports: PortRanges) -> str:
@@ -215,7 +258,11 @@ def ports_text(ports: PortRanges) -> str:
 
 
 def _judge(
-    policy: CompiledPolicy, client: str, destination: Authority, text: str, decision: Decision
+    policy: CompiledPolicy,
+    identity: Identity,
+    destination: Authority,
+    text: str,
+    decision: Decision,
 ) -> AddressAnswer:
     vetting = vet((text,), destination.port, decision.grant)
     passes = bool(vetting.passed) and not vetting.would_prohibit
@@ -228,108 +275,9 @@ def _judge(
         )
     if vet((text,), destination.port, Grant(decision.grant.allow)).passed:
         # What remains is that a deny rule names its network.
-        for number, rule in policy.matches(client, host_of_address(address)):
+        for number, rule in policy.matches(identity, host_of_address(address)):
             if rule.action is Action.DENY and rule.covers_port(destination.port):
                 name = policy.policies[number].name
                 return AddressAnswer(text, passes, f"closed by `{rule}` of {name} ({rule.place})")
         return AddressAnswer(text, passes, "closed by a deny rule for a network")
     return AddressAnswer(text, passes, kind)
-
-
-# What to write ----------------------------------------------------------------------------------------------------
-
-
-def _addition(
-    policy: CompiledPolicy,
-    client: str,
-    destination: Authority,
-    addresses: tuple[str, ...],
-    decision: Decision,
-) -> str | None:
-    """The smallest policy that lifts the denial, or None if no further rule can."""
-    if decision.denial is reasons.DENY_RULE:
-        return None
-    if any(_is_guarded(text) for text in addresses):
-        # It can be opened, by who knows why: a name that leads here is more often an attack than a service.
-        return None
-    rule = _smallest_rule(destination, addresses, decision)
-    # Tried before it is advised. What deny rules close stays closed.
-    trial = decide(CompiledPolicy((Policy("", (rule,), None, rule.place),)), client, destination)
-    grant = Grant(trial.grant.allow, decision.grant.deny)
-    if addresses and not vet(addresses, destination.port, grant).passed:
-        return None
-    home = _home(policy, client, decision)
-    if home is None:
-        name = _yaml_text("client-" + client.replace(":", "-"))
-        head = f"  - name: {name}\n    subjects: [{{cidr: {_yaml_text(client)}}}]"
-    else:
-        head = f"  - name: {_yaml_text(home.name)}  # the policy at {home.place}"
-    return f"policies:\n{head}\n    allow:\n      - {_yaml_rule(rule)}\n"
-
-
-def _is_guarded(text: str) -> bool:
-    special = special_use(plain_address(ip_address(text)))
-    return special is not None and special.guarded
-
-
-def _smallest_rule(destination: Authority, addresses: tuple[str, ...], decision: Decision) -> Rule:
-    """This host or address alone, on this port alone, with no private address but its own."""
-    port = destination.port
-    place = Place("", 0, 0)
-    if destination.host.address is not None:
-        network = ip_network(destination.host.address)
-        return Rule(Action.ALLOW, network, place, ((port, port),))
-    networks: tuple[IPNetwork, ...] = ()
-    # One address that can be dialled is enough.
-    if not vet(addresses, port, Grant(decision.grant.allow)).passed:
-        networks = tuple(ip_network(plain_address(ip_address(text))) for text in addresses)
-    pattern = HostPattern(destination.host.text, wildcard=False)
-    return Rule(Action.ALLOW, pattern, place, ((port, port),), networks)
-
-
-def _home(policy: CompiledPolicy, client: str, decision: Decision) -> Policy | None:
-    """The policy to add to: that of the rule which nearly allowed it, or else the one closest to the client."""
-    applicable = [policy.policies[number] for number in sorted(policy.applicable(client))]
-    if decision.match is not None:
-        return next(found for found in applicable if found.name == decision.match.policy)
-    address = ip_address(client)
-
-    def closeness(candidate: Policy) -> int:
-        holding = [
-            network.prefixlen
-            for network in candidate.subjects or ()
-            if network.version == address.version and address in network
-        ]
-        return max(holding, default=-1)
-
-    return max(applicable, key=closeness, default=None)
-
-
-def _yaml_rule(rule: Rule) -> str:
-    key = "host" if isinstance(rule.target, HostPattern) else "cidr"
-    fields = [f"{key}: {_yaml_text(str(rule.target))}", f"ports: [{rule.ports[0][0]}]"]
-    if rule.allow_private:
-        networks = ", ".join(_yaml_text(str(network)) for network in rule.allow_private)
-        fields.append(f"allow_private: [{networks}]")
-    return "{" + ", ".join(fields) + "}"
-
-
-_PLAIN: Final = re.compile(r"[a-z][a-z0-9_-]*(?:\.[a-z0-9_-]+)*")
-_YAML_WORDS: Final = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
-
-
-def _yaml_text(text: str) -> str:
-    """The text as a YAML scalar that is read back as a text."""
-    return text if _PLAIN.fullmatch(text) and text not in _YAML_WORDS else f'"{text}"'
-
-
-def _hint(denial: Reason, decision: Decision, addresses: tuple[str, ...]) -> str:
-    if denial is reasons.DENY_RULE and decision.match is not None:
-        rule = decision.match.rule
-        return f"No rule can be added, because deny beats allow: remove or narrow `{rule}` at {rule.place}."
-    if any(_is_guarded(text) for text in addresses):
-        return (
-            "No rule is suggested, because an address is the machine's own, link-local or a cloud's metadata service. "
-            "Where that is meant, a rule that names exactly that address opens it."
-        )
-    return "No rule opens this address: a deny rule names its network, or it hides an IPv4 address."

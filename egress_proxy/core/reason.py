@@ -29,6 +29,7 @@ class Code(StrEnum):
     FORBIDDEN = "FORBIDDEN"
     UNAUTHORIZED = "UNAUTHORIZED"
     SCHEMA_VALIDATION_FAILED = "SCHEMA_VALIDATION_FAILED"
+    HITL_REQUIRED = "HITL_REQUIRED"
     RETRY_LATER = "RETRY_LATER"
     INVARIANT_VIOLATION = "INVARIANT_VIOLATION"
 
@@ -90,6 +91,10 @@ def _malformed(name: str, message: str, advice: str, status: int = 400) -> Reaso
     )
 
 
+def _unauthorized(name: str, message: str, advice: str) -> Reason:
+    return _row(name, Event.DENIED, Code.UNAUTHORIZED, 407, "http_request_denied", message, advice)
+
+
 def _failure(
     name: str, status: int, proxy_status: str, message: str, advice: str, retry_after: int = 5
 ) -> Reason:
@@ -110,6 +115,16 @@ _ASK = "Do not retry. Ask whoever runs this proxy to allow it; `egress-proxy exp
 HOST_NOT_ALLOWED = _policy("host_not_allowed", "No rule allows this host.", _ASK)
 PORT_NOT_ALLOWED = _policy("port_not_allowed", "The host is allowed, but not on this port.", _ASK)
 DENY_RULE = _policy("deny_rule", "A deny rule names this destination.", _ASK)
+APPROVAL_REQUIRED = _row(
+    "approval_required",
+    Event.DENIED,
+    Code.HITL_REQUIRED,
+    403,
+    "http_request_denied",
+    "An ask rule names this destination, and no human has approved it.",
+    "Ask whoever runs this proxy to approve it, and go on with something else meanwhile.",
+    60,
+)
 ADDRESS_NOT_ALLOWED = _policy(
     "address_not_allowed",
     "The destination is an IP address, and no cidr rule allows it.",
@@ -117,8 +132,9 @@ ADDRESS_NOT_ALLOWED = _policy(
 )
 DESTINATION_IP_PROHIBITED = _policy(
     "destination_ip_prohibited",
-    "The destination's address is in a private or special-use network.",
-    "Do not retry. Where the name is meant to be internal, its rule needs `allow_private` with that network.",
+    "The destination's address is in a private or special-use network, or in one that a deny rule names.",
+    "Do not retry. Where the name is meant to be internal, its rule needs `allow_private` with that network; "
+    "what a deny rule names stays closed.",
     "destination_ip_prohibited",
 )
 
@@ -208,6 +224,24 @@ HEAD_TIMEOUT = _row(
     "The request head did not arrive in time.",
     "Send the whole head at once.",
     1,
+)
+
+# Who is asking is not known.
+PROXY_CREDENTIALS_REQUIRED = _unauthorized(
+    "proxy_credentials_required",
+    "This needs credentials for the proxy, and the request has none.",
+    "Ask whoever runs this proxy for a user, and name it in the proxy's URL: http://USER:PASSWORD@HOST:3128.",
+)
+PROXY_CREDENTIALS_WRONG = _unauthorized(
+    "proxy_credentials_wrong",
+    "The credentials for the proxy are wrong.",
+    "Do not retry with the same ones. Look at user and password in the proxy's URL; percent-encode "
+    "what is special in them.",
+)
+DUPLICATE_CREDENTIALS = _malformed(
+    "duplicate_credentials",
+    "There is more than one Proxy-Authorization header.",
+    "Send one; a proxy in between may have added its own.",
 )
 
 # The destination is allowed and cannot be reached.
@@ -310,6 +344,13 @@ OVERLOADED = _failure(
     "Retry later.",
     1,
 )
+CREDENTIALS_UNCHECKED = _failure(
+    "credentials_unchecked",
+    503,
+    "proxy_internal_response",
+    "Too many credentials wait to be checked.",
+    "Retry later with the same ones.",
+)
 
 # The proxy ended what was allowed and was running.
 IDLE_TIMEOUT = _closed(
@@ -320,6 +361,16 @@ LIFETIME_EXCEEDED = _closed(
 )
 DRAIN_TIMEOUT = _closed(
     "drain_timeout", "The proxy shut down before the connection ended.", "Open a new connection."
+)
+
+POLICY_REVOKED = _row(
+    "policy_revoked",
+    Event.CLOSED,
+    Code.POLICY_BLOCKED,
+    403,
+    "http_request_denied",
+    "A changed policy no longer allows this tunnel.",
+    _ASK,
 )
 
 # The admin API says no.

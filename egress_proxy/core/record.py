@@ -19,6 +19,8 @@ class Record(msgspec.Struct, omit_defaults=True):
     event: str = ""
     request_id: str = ""
     client: str = ""
+    user: str | None = None
+    """Whose credentials were right. A name that was not verified may be anything, a password too."""
     method: str | None = None
     host: str | None = None
     port: int | None = None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from egress_proxy.core import reason as reasons
 from egress_proxy.core.errors import HeadError
 from egress_proxy.core.http1 import END_OF_HEAD, HeadLimits, check_partial
+from egress_proxy.core.identity import Identity
 from egress_proxy.net.poller import READABLE, WRITABLE, Interrupted, Strand
 from egress_proxy.net.relay import half_close
 
@@ -30,12 +31,13 @@ _FAIR_SHARE = 8
 class Client:
     """One client connection, and what has been read from it and not used yet."""
 
-    __slots__ = ("address", "buffer", "fd", "fresh", "started", "strand", "watched")
+    __slots__ = ("buffer", "fd", "fresh", "identity", "started", "strand", "watched")
 
     def __init__(self, strand: Strand, fd: int, address: str) -> None:
         self.strand = strand
         self.fd = fd
-        self.address = address
+        self.identity = Identity(address)
+        """Who it is as far as its connection tells. What a request tells holds for that request alone."""
         self.buffer = b""
         self.fresh = True
         """Whether it has not sent a whole head yet."""

@@ -45,6 +45,9 @@ class Connection(Protocol):
     deadline: float
     """On the poller's clock."""
 
+    permit: object
+    """What allows it to carry bytes, for whoever may take that back; None while it carries none."""
+
     @property
     def idle(self) -> bool:
         """Whether it waits for a request to begin, so that draining may end it at once."""
@@ -163,13 +166,14 @@ class Strand:
 
     __slots__ = (
         *("_coroutine", "_future", "_turning", "_want"),
-        *("deadline", "edges", "idle", "poller"),
+        *("deadline", "edges", "idle", "permit", "poller"),
     )
 
     def __init__(self, poller: Poller) -> None:
         self.poller = poller
         self.deadline = _NEVER
         self.idle = False
+        self.permit: object = None
         self._want = 0
         self._turning = False
         self.edges = 0

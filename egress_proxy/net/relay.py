@@ -110,6 +110,7 @@ class Tunnel:
         "end",
         "idle_time",
         "origin",
+        "permit",
         "pipes",
         "poller",
     )
@@ -127,6 +128,7 @@ class Tunnel:
         idle_time: float,
         lifetime: float,
         on_end: Callable[[Tunnel, Exception | None], None],
+        permit: object = None,
     ) -> None:
         self.poller = poller
         self.pipes = pipes
@@ -136,6 +138,7 @@ class Tunnel:
         self.origin = origin
         self.broken: int | None = None
         """The descriptor whose side reset the connection."""
+        self.permit = permit
         self._on_end = on_end
         self._up = up = _Flow(self, client, origin.fileno())
         self._down = _Flow(self, up.sink, client)

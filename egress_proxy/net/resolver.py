@@ -53,6 +53,12 @@ class Resolver:
         kept = self._cache.get(name)
         return kept[1] if kept is not None and now < kept[0] else None
 
+    async def find(self, name: str) -> Answer:
+        """What is known, or else what the servers say; for those who have time."""
+        known = self.cached(name, monotonic())
+        # Shielded, because others may have asked for the same.
+        return await asyncio.shield(self.ask(name)) if known is None else known
+
     def ask(self, name: str) -> asyncio.Future[Answer]:
         """Ask the servers; all who ask for a name at the same time share one question."""
         task = self._asking.get(name)

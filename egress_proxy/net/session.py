@@ -1,4 +1,7 @@
-"""The story of a client connection: bytes → head → destination → decision → vetted address → dial → relay → record."""
+"""The story of a client connection.
+
+Bytes → head → who asks → destination → decision → vetted address → dial → relay → record.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,28 @@ from functools import partial
 from time import monotonic
 from typing import Final
 
-from egress_proxy.config.model import Config
+from msgspec.structs import replace
+
+from egress_proxy.config.model import Config, Credentials
 from egress_proxy.core import reason as reasons
 from egress_proxy.core.addresses import VettedAddress
 from egress_proxy.core.answer import refusal
+from egress_proxy.core.challenge import credentials_would_help
 from egress_proxy.core.decide import Decision, decide, vet_addresses
 from egress_proxy.core.errors import HeadError
 from egress_proxy.core.http1 import Framing, ProxyRequest, parse_request
 from egress_proxy.core.names import Host
-from egress_proxy.core.reason import Event, Reason
+from egress_proxy.core.policy import Mode
+from egress_proxy.core.reason import Code, Event, Reason
 from egress_proxy.core.record import Record
+from egress_proxy.identity.credentials import MAX_WAIT, Refused
 from egress_proxy.net.client import Client
 from egress_proxy.net.dialer import dial
 from egress_proxy.net.forward import Exchange
 from egress_proxy.net.poller import READABLE, Interrupted, Strand
 from egress_proxy.net.relay import Tunnel
 from egress_proxy.net.resolver import Answer
+from egress_proxy.net.revocation import Permit, reason_to_revoke
 from egress_proxy.net.worker import Worker, milliseconds
 from egress_proxy.observe.events import log
 
@@ -94,13 +103,29 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> _Nex
         if worker.draining:
             return await _refuse(worker, client, record, reasons.DRAINING, request)
 
-        decision = decide(config.policy, client.address, destination)
+        identity, stamp = client.identity, None
+        if config.credentials is not None:
+            user, why, detail = await _who_asks(worker, client, config.credentials, request)
+            if user is not None:
+                identity, record.user = replace(identity, user=user), user
+                stamp = worker.credentials.stamp(user)
+            elif why is not None:
+                if config.policy.mode is not Mode.AUDIT or why.code is not Code.UNAUTHORIZED:
+                    return await _refuse(worker, client, record, why, request, detail)
+                record.conclude(Event.WOULD_DENY, why)
+
+        decision = decide(config.policy, identity, destination)
         if decision.match is not None:
             record.policy, record.rule = decision.match.policy, str(decision.match.rule)
-        if decision.denial is not None:
+        denial = decision.denial
+        if denial is not None:
+            if config.credentials is not None and credentials_would_help(
+                config.policy, identity, destination, decision
+            ):
+                denial = reasons.PROXY_CREDENTIALS_REQUIRED
             if not decision.allowed:
-                return await _refuse(worker, client, record, decision.denial, request)
-            record.conclude(Event.WOULD_DENY, decision.denial)
+                return await _refuse(worker, client, record, denial, request)
+            record.conclude(Event.WOULD_DENY, denial)
 
         addresses = _known_addresses(worker, destination.host)
         if addresses is None:
@@ -117,6 +142,13 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> _Nex
         if isinstance(dialled, Reason):
             return await _refuse(worker, client, record, dialled, request)
         origin, record.address = dialled[0], dialled[1].ip
+        permit = Permit(identity, destination, record.address, stamp)
+        revoked = reason_to_revoke(worker, config, permit)
+        if revoked is not None:
+            worker.poller.close(origin.detach())
+            record.generation = worker.generation
+            return await _refuse(worker, client, record, revoked, request)
+        client.strand.permit = permit
         if request.is_connect:
             return await _tunnel(worker, client, origin, config, record)
         return await _forward(worker, client, origin, config, request, record)
@@ -125,6 +157,8 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> _Nex
     except Interrupted as stop:
         if record.status is None:
             _tell(client, record, stop.reason)
+        else:
+            client.break_off()
         record.conclude(Event.CLOSED, stop.reason)
     except (ConnectionError, TimeoutError):
         record.conclude(Event.FAILED, reasons.CLIENT_ABORTED)
@@ -134,6 +168,39 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> _Nex
             return await _refuse(worker, client, record, reasons.INTERNAL_ERROR, None)
         record.conclude(Event.FAILED, reasons.INTERNAL_ERROR)
     return _Next.CLOSE
+
+
+async def _who_asks(
+    worker: Worker, client: Client, settings: Credentials, request: ProxyRequest
+) -> tuple[str | None, Reason | None, str | None]:
+    """The user whose credentials a request shows; or why there is none, with a detail; or nothing, for anybody may ask.
+
+    Raises HeadError.
+    """
+    shown = [value for lower, _, value in request.fields if lower == b"proxy-authorization"]
+    if not shown:
+        return None, reasons.PROXY_CREDENTIALS_REQUIRED if settings.required else None, None
+    if len(shown) > 1:
+        # As with two Host fields. Not 407: other credentials beside these would not help.
+        raise HeadError(reasons.DUPLICATE_CREDENTIALS, "one is needed")
+    (value,) = shown
+    verdict = worker.credentials.known(value, worker.poller.now)
+    if verdict is None:
+        check = worker.credentials.check(value, client.identity.client)
+        try:
+            # It keeps to its time by itself; the deadline is there in case it should not.
+            verdict = await client.strand.result_of(check, monotonic() + MAX_WAIT + 5)
+        except TimeoutError:
+            verdict = Refused.OVERLOADED
+        # Between a verdict and this strand's turn, another table may have come.
+        if isinstance(verdict, str) and worker.credentials.known(value, monotonic()) != verdict:
+            verdict = Refused.WRONG
+    if isinstance(verdict, str):
+        return verdict, None, None
+    if verdict is Refused.OVERLOADED:
+        return None, reasons.CREDENTIALS_UNCHECKED, None
+    detail = verdict.value if verdict is Refused.MALFORMED else None
+    return None, reasons.PROXY_CREDENTIALS_WRONG, detail
 
 
 def _known_addresses(worker: Worker, host: Host) -> Answer | None:
@@ -169,6 +236,8 @@ def _vet(
     vetting, prohibition = vet_addresses(decision, addresses, port)
     if prohibition is not None:
         if not vetting.passed:
+            # Not dialled, but whoever reads the line wants to know where the name led.
+            record.address = next(iter(vetting.prohibited), None)
             return prohibition
         # A rule's denial says more.
         if not record.event:
@@ -200,6 +269,7 @@ async def _tunnel(
         idle_time=timeouts.idle,
         lifetime=timeouts.lifetime,
         on_end=partial(_end_tunnel, worker, client, origin, record),
+        permit=client.strand.permit,
     )
     early, client.buffer = client.buffer, b""
     tunnel.start(early, watched=client.watched, readable=readable)
@@ -250,6 +320,7 @@ async def _forward(
             keep_alive=request.keep_alive and not worker.draining,
         )
     finally:
+        client.strand.permit = None
         worker.poller.close(origin.detach())
         record.status = exchange.status
         record.bytes_sent, record.bytes_received = exchange.sent, exchange.received

@@ -12,6 +12,7 @@ from typing import Final
 from egress_proxy.config.model import Config
 from egress_proxy.core.http1 import HeadLimits
 from egress_proxy.core.record import Record
+from egress_proxy.identity.credentials import Credentials
 from egress_proxy.net.poller import Poller
 from egress_proxy.net.relay import MAX_PIPES, PipePool
 from egress_proxy.net.resolver import Resolver
@@ -33,6 +34,7 @@ class Worker:
         self.audit = audit
         self.metrics = metrics
         self.pipes = PipePool()
+        self.credentials = Credentials({}, poller.loop)
         self.draining = False
         # Unique among processes, and cheap: random once, then counted.
         prefix, counter = os.urandom(5).hex(), itertools.count(1)
@@ -43,6 +45,7 @@ class Worker:
         """Decide by this configuration from the next request head on."""
         self.config = config
         self.generation = generation
+        self.credentials.adopt(config.credentials.users if config.credentials else {})
         self.head_limits = HeadLimits(config.limits.head_bytes, config.limits.head_fields)
         #: Of clients, at once: as configured, or what the limit of descriptors carries.
         self.max_connections = min(config.limits.connections, _connections_for_descriptors())

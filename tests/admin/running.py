@@ -16,6 +16,7 @@ import uvloop
 from egress_proxy.admin.server import AdminServer
 from egress_proxy.config.model import Config, Listen, SocketAddress
 from egress_proxy.core.policy import Action, CompiledPolicy, HostPattern, Place, Policy, Rule
+from egress_proxy.core.reason import Reason
 from egress_proxy.observe.metrics import Metrics
 
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
@@ -48,6 +49,11 @@ class State:
     draining: bool = False
     reloads: int = 0
     failure: Exception | None = None
+    answers: dict[str, tuple[str, ...] | Reason] = field(default_factory=dict)
+    """What the name servers say."""
+
+    async def resolve(self, name: str) -> tuple[str, ...] | Reason:
+        return self.answers[name]
 
     async def reload(self) -> None:
         self.reloads += 1

@@ -10,7 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from egress_proxy.admin.server import AdminServer, PolicyInForce
-from egress_proxy.config.errors import ConfigError, Problem
+from egress_proxy.config.errors import Code, ConfigError, Problem
+from egress_proxy.core import reason as reasons
 from egress_proxy.core.explain import Explanation
 from egress_proxy.core.policy import Place
 from tests.admin.running import Admin, Host, State
@@ -97,6 +98,40 @@ def test_explain(host: Host) -> None:
     host.run(conversation)
 
 
+def test_explain_for_an_identity(host: Host) -> None:
+    async def conversation(admin: Admin) -> None:
+        question = (
+            b'{"target": "example.com", "client": "10.0.0.7", "user": "batch",'
+            b' "namespace": "agents", "pod_labels": {"b": "2", "a": "1"}}'
+        )
+        answer = await admin.ask("POST", "/v1/explain", body=question)
+        assert answer.json["client"] == (
+            "10.0.0.7, user batch, namespace agents, pod label a=1, pod label b=2"
+        )
+
+    host.run(conversation)
+
+
+def test_explain_asks_the_name_servers_if_told_to(host: Host) -> None:
+    async def conversation(admin: Admin) -> None:
+        host.state.answers = {
+            "example.com": ("192.168.0.1",),
+            "www.example.com": reasons.DNS_TIMEOUT,
+        }
+        question = b'{"target": "%s", "client": "10.0.0.7", "resolve": true}'
+        told = (await admin.ask("POST", "/v1/explain", body=question % b"example.com")).json
+        assert (told["outcome"], told["reason"]) == ("DENIED", "destination_ip_prohibited")
+        assert told["addresses"] == [
+            {"address": "192.168.0.1", "passes": False, "why": "private (192.168.0.0/16)"}
+        ]
+        told = (await admin.ask("POST", "/v1/explain", body=question % b"www.example.com")).json
+        assert (told["outcome"], told["dns"]) == ("DENIED", "dns_timeout")
+        told = (await admin.ask("POST", "/v1/explain", body=question % b"8.8.8.8")).json
+        assert [address["address"] for address in told["addresses"]] == ["8.8.8.8"]
+
+    host.run(conversation)
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -138,7 +173,8 @@ def test_reload(host: Host) -> None:
 
 def test_reload_of_a_broken_file_names_what_is_wrong(host: Host) -> None:
     problems = tuple(
-        Problem(Place("policy.yaml", line, 1), "`é` is wrong", "write `e`") for line in range(1, 30)
+        Problem(Code.BAD_VALUE, Place("policy.yaml", line, 1), "`é` is wrong", "write `e`")
+        for line in range(1, 30)
     )
     host.state.failure = ConfigError(problems)
 
@@ -146,7 +182,7 @@ def test_reload_of_a_broken_file_names_what_is_wrong(host: Host) -> None:
         answer = await admin.ask("POST", "/v1/reload")
         assert (answer.status, answer.reason) == (422, "reload_failed")
         message = answer.json["error"]["message"]
-        assert "policy.yaml:1:1: `é` is wrong; write `e`; policy.yaml:2:1" in message
+        assert "policy.yaml:1:1: `é` is wrong; write `e` [bad-value]; policy.yaml:2:1" in message
         assert "policy.yaml:10:1" in message
         assert "policy.yaml:11:1" not in message
         assert (await admin.ask("GET", "/v1/policy")).json["generation"] == 3

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from egress_proxy.config import rules
+from egress_proxy.config.errors import Code
 from egress_proxy.config.load import load, parse
-from egress_proxy.config.model import Audit, Config, Dns, Limits, Listen, Timeouts
-from egress_proxy.config.schema import KEYS, NOT_YET, Section, every_key
+from egress_proxy.config.model import Audit, Config, Dns, Limits, Timeouts
+from egress_proxy.config.schema import NOT_YET, SECTIONS, Section, every_key
+from egress_proxy.config.subjects import SUBJECT_NOT_YET
 from egress_proxy.config.values import (
     _DURATION_UNITS,
     _SIZE_UNITS,
@@ -24,20 +26,22 @@ from egress_proxy.config.values import (
 from egress_proxy.core.policy import CompiledPolicy
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
+REFERENCE = ROOT / "docs" / "reference"
+PAGE = (REFERENCE / "configuration.md").read_text(encoding="utf-8")
+POLICY = (REFERENCE / "policy.md").read_text(encoding="utf-8")
 EXAMPLE = ROOT / "config" / "egress-proxy.yaml"
 
 #: The cells of each row of the page's tables, by the key that they are about.
 ROWS = {
     cells[0].strip("`"): cells[1:]
-    for line in PAGE.splitlines()
+    for line in (PAGE + POLICY).splitlines()
     if line.startswith("| `")
     for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
 }
 
 READERS: dict[str, Reader] = {
     name: reader
-    for key, value in KEYS.items()
+    for key, value in SECTIONS.items()
     for name, reader in (
         ((f"{key}.{inner}", it) for inner, it in value.keys.items())
         if isinstance(value, Section)
@@ -46,19 +50,28 @@ READERS: dict[str, Reader] = {
 }
 
 
+IN_COMMENTS = {
+    *("admin_token_file", "credentials", "file", "include", "namespace", "pod_labels"),
+    *("required", "servers", "user", "users_file"),
+}
+
+
 def test_the_page_has_every_key_and_no_other() -> None:
-    explained = {key for key in ROWS if re.fullmatch(r"[a-z_.\[\]]+", key) and key != "example.com"}
-    assert explained == set(every_key())
+    explained = {
+        key for key in ROWS if re.fullmatch(r"[a-zN][a-zAMEN_.\[\]]*", key) and key != "example.com"
+    }
+    assert explained | {"policies"} == set(every_key())
 
 
 @pytest.mark.parametrize(
     "key", sorted({key.rpartition(".")[2].removesuffix("[]") for key in every_key()})
 )
 def test_the_example_has_every_key(key: str) -> None:
-    """Two of them in comments, because no value of theirs is right everywhere."""
-    shown = re.search(rf"^ *(- |# )?{key}:", EXAMPLE.read_text(encoding="utf-8"), re.MULTILINE)
+    """Some of them in comments, because no value of theirs is right everywhere."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    shown = re.search(rf"^ *(# *)?(?:- )?{key}:", text, re.MULTILINE)
     assert shown is not None
-    assert (shown[1] == "# ") == (key in ("servers", "admin_token_file"))
+    assert bool(shown[1]) == (key in IN_COMMENTS)
 
 
 def test_what_the_example_shows_are_the_defaults() -> None:
@@ -82,7 +95,7 @@ def test_the_example_s_comments_can_be_uncommented() -> None:
 
 
 def default_of(key: str) -> Any:
-    config = Config(CompiledPolicy(()), "", "", Listen(), Dns(), Timeouts(), Limits(), Audit())
+    config = Config(CompiledPolicy(()), "", "")
     value: Any = config
     for name in key.split("."):
         value = getattr(value, name)
@@ -127,7 +140,31 @@ def test_every_default_lies_within_its_bounds() -> None:
 
 def test_the_page_names_every_key_that_is_not_there_yet() -> None:
     section = PAGE.partition("does not have yet")[2].partition("\n\n")[0]
-    for key in {*NOT_YET, *rules.POLICY_NOT_YET, *rules.SUBJECT_NOT_YET, *rules.RULE_NOT_YET} - {
-        "set"
-    }:
+    for key in {*NOT_YET, *rules.POLICY_NOT_YET, *SUBJECT_NOT_YET, *rules.RULE_NOT_YET}:
         assert f"`{key}`" in section
+
+
+def test_the_page_of_check_explains_every_code() -> None:
+    text = (REFERENCE / "check.md").read_text(encoding="utf-8")
+    explained = re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE)
+    assert sorted(explained) == sorted(Code)
+
+
+def test_an_example_of_the_pages_loads() -> None:
+    """Those that are whole configurations; what they name beside themselves is not there."""
+    whole = 0
+    for page in (PAGE, POLICY):
+        for text in re.findall(r"```yaml\n(version: 1\n.*?)```", page, re.DOTALL):
+            whole += 1
+            whole_text = re.sub(r"(?m)^include:.*\n", "", text).replace(
+                "{file: partners.txt}", "[partner.example.com]"
+            )
+            loaded = parse(whole_text.encode(), "f.yaml")
+            codes = {problem.code for problem in loaded.warnings}
+            assert codes <= {
+                Code.UNREACHABLE_POLICY,
+                Code.RISKY_PORT,
+                Code.IMPOSSIBLE_HOST,
+                Code.TLS_OFF,
+            }
+    assert whole == 2

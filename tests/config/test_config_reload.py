@@ -16,9 +16,10 @@ import pytest
 
 from egress_proxy.config import reload as reload_module
 from egress_proxy.config.errors import ConfigError, Problem
-from egress_proxy.config.load import Loaded, load, parse
+from egress_proxy.config.load import Loaded, load
 from egress_proxy.config.model import Config
 from egress_proxy.config.reload import Reloader, ReloadOutcome
+from egress_proxy.config.sources import Sources
 
 POLL = 0.01
 
@@ -201,7 +202,9 @@ async def test_a_broken_file_is_told_once_and_changes_nothing(file: Path) -> Non
         # Touched, but no better and no worse.
         file.touch()
         await watched.settle()
-        assert watched.errors == ['FILE:2:37: `.example` starts with a dot; write "*.example"']
+        assert watched.errors == [
+            'FILE:2:37: `.example` starts with a dot; write "*.example" [bad-host]'
+        ]
         assert (watched.reloader.generation, hosts(watched.reloader.config)) == (1, "one.example")
         file.write_text(text("https://other/"))
         await watched.until(lambda: len(watched.errors) == 2)
@@ -229,11 +232,15 @@ async def test_a_file_that_vanishes_and_comes_back(file: Path) -> None:
         file.unlink()
         await watched.until(lambda: bool(watched.errors))
         await watched.settle()
-        assert watched.errors == ["FILE: there is no such file; name an existing one"]
+        assert watched.errors == [
+            "FILE: there is no such file; name an existing one [unreadable-file]"
+        ]
         assert hosts(watched.reloader.config) == "one.example"
         file.mkdir()
         await watched.until(lambda: len(watched.errors) == 2)
-        assert watched.errors[1] == "FILE: this is a directory; name the configuration file in it"
+        assert watched.errors[1] == (
+            "FILE: this is a directory; name the configuration file in it [unreadable-file]"
+        )
         file.rmdir()
         file.write_text(text("two.example"))
         await watched.until_swapped("two.example")
@@ -293,16 +300,16 @@ async def test_reloads_do_not_overlap(file: Path, monkeypatch: pytest.MonkeyPatc
     running = 0
     most = 0
 
-    def slow(data: bytes, source: str) -> Loaded:
+    def slow(path: str, sources: Sources) -> Loaded:
         nonlocal running, most
         running += 1
         most = max(most, running)
         time.sleep(0.02)
         running -= 1
-        return parse(data, source)
+        return load(path, sources)
 
     watched = Watched(file)
-    monkeypatch.setattr(reload_module, "parse", slow)
+    monkeypatch.setattr(reload_module, "load", slow)
     async with watched.watching():
         file.write_text(text("two.example"))
         results = await asyncio.gather(*(watched.reloader.reload() for _ in range(8)))
@@ -317,12 +324,12 @@ async def test_the_event_loop_goes_on_while_a_file_is_parsed(
 ) -> None:
     release = threading.Event()
 
-    def slow(data: bytes, source: str) -> Loaded:
+    def slow(path: str, sources: Sources) -> Loaded:
         assert release.wait(10)
-        return parse(data, source)
+        return load(path, sources)
 
     watched = Watched(file)
-    monkeypatch.setattr(reload_module, "parse", slow)
+    monkeypatch.setattr(reload_module, "load", slow)
     file.write_text(text("two.example"))
     task = asyncio.ensure_future(watched.reloader.reload())
     await asyncio.sleep(0.02)
@@ -332,18 +339,86 @@ async def test_the_event_loop_goes_on_while_a_file_is_parsed(
 
 
 async def test_a_file_that_never_stands_still(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def restless(path: str) -> bytes:
-        data = Path(path).read_bytes()
-        Path(path).write_bytes(data + b"#\n")
-        return data
+    def restless(path: str, sources: Sources) -> Loaded:
+        found = load(path, sources)
+        Path(path).write_bytes(Path(path).read_bytes() + b"#\n")
+        return found
 
     watched = Watched(file)
-    monkeypatch.setattr(reload_module, "read", restless)
+    monkeypatch.setattr(reload_module, "load", restless)
     result = await watched.reloader.reload()
     assert result.outcome is ReloadOutcome.FAILED
     assert watched.errors == [
-        "FILE: the file changes while it is read; write it elsewhere and rename it over this one"
+        "FILE: the file changes while it is read; write it elsewhere and rename it over this one [unreadable-file]"
     ]
+
+
+# Further files. ---------------------------------------------------------------------------------------------------
+
+
+async def test_every_file_is_followed(tmp_path: Path) -> None:
+    main, hosts_file, folder = tmp_path / "main.yaml", tmp_path / "hosts.txt", tmp_path / "d"
+    folder.mkdir()
+    hosts_file.write_text("one.example\n")
+    main.write_text(
+        "version: 1\ninclude: [d]\nsets: {a: {file: hosts.txt}}\n"
+        "policies: [{name: p, allow: ['@a']}]\n"
+    )
+    watched = Watched(main)
+
+    def known() -> set[str]:
+        policies = watched.reloader.config.policy.policies
+        return {
+            text
+            for policy in policies
+            for rule in policy.rules
+            for text in getattr(rule.target, "patterns", (str(rule.target),))
+        }
+
+    async with watched.watching():
+        assert known() == {"one.example"}
+        hosts_file.write_text("two.example\n")
+        await watched.until(lambda: known() == {"two.example"})
+        # A file that was not there before.
+        (folder / "more.yaml").write_text(
+            "version: 1\ninclude: [gone.yaml]\npolicies: [{name: q, allow: [more.example]}]\n"
+        )
+        await watched.until(lambda: len(watched.errors) == 1)
+        assert "gone.yaml: there is no such file" in watched.errors[0]
+        assert known() == {"two.example"}
+        # What is wrong is mended in another file than the one that changed last.
+        (folder / "gone.yaml").write_text("version: 1\nsets: {b: [b.example]}\n")
+        await watched.until(lambda: len(watched.errors) == 2)
+        assert "included twice" in watched.errors[1]
+        (folder / "more.yaml").write_text(
+            "version: 1\npolicies: [{name: q, allow: [more.example, '@b']}]\n"
+        )
+        await watched.until(lambda: known() == {"two.example", "more.example", "b.example"})
+        (folder / "gone.yaml").unlink()
+        (folder / "more.yaml").unlink()
+        await watched.until(lambda: known() == {"two.example"})
+
+
+async def test_an_unchanged_configuration_is_not_read_again(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start, a large one would be parsed twice."""
+    loads = 0
+
+    def counting(path: str, sources: Sources) -> Loaded:
+        nonlocal loads
+        loads += 1
+        return load(path, sources)
+
+    watched = Watched(file)
+    monkeypatch.setattr(reload_module, "load", counting)
+    async with watched.watching():
+        await watched.settle()
+        assert loads == 0
+        file.touch()
+        await watched.until(lambda: loads == 1)
+        await watched.settle()
+        assert loads == 1
 
 
 # What needs a restart. --------------------------------------------------------------------------------------------
@@ -363,7 +438,8 @@ async def test_what_needs_a_restart_keeps_its_value(file: Path) -> None:
     result = await watched.reloader.reload()
     assert result.outcome is ReloadOutcome.SWAPPED
     said = [
-        f"FILE:{line}:1: warning: `{key}` has changed, which takes effect at the next start alone; restart the proxy"
+        f"FILE:{line}:1: warning: `{key}` has changed, which takes effect at the next start alone; "
+        "restart the proxy [needs-restart]"
         for line, key in ((2, "listen"), (3, "dns"), (4, "audit"))
     ]
     assert [str(problem).replace(str(file), "FILE") for problem in result.warnings] == said
@@ -400,13 +476,13 @@ async def test_warnings_of_the_file_itself(file: Path) -> None:
 async def test_a_defect_of_the_loader_is_told_once_and_survived(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def defective(data: bytes, source: str) -> Loaded:
-        if b"two" in data:
+    def defective(path: str, sources: Sources) -> Loaded:
+        if b"two" in sources.read(path):
             raise ZeroDivisionError
-        return parse(data, source)
+        return load(path, sources)
 
     watched = Watched(file)
-    monkeypatch.setattr(reload_module, "parse", defective)
+    monkeypatch.setattr(reload_module, "load", defective)
     async with watched.watching():
         file.write_text(text("two.example"))
         await watched.until(lambda: bool(watched.errors))

@@ -25,11 +25,11 @@ from egress_proxy.core.addresses import (
     Grant,
     VettedAddress,
     Vetting,
-    lies_within,
     lifts,
     special_use,
     vet,
 )
+from egress_proxy.core.networks import lies_within
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -82,9 +82,12 @@ def passes(text: str, grant: Grant = PUBLIC_ONLY) -> bool:
 
 
 def grant(*networks: str, deny: tuple[str, ...] = (), audit: bool = False) -> Grant:
-    return Grant(
-        tuple(map(ipaddress.ip_network, networks)), tuple(map(ipaddress.ip_network, deny)), audit
-    )
+    closed = tuple(map(ipaddress.ip_network, deny))
+
+    def closes(address: IPAddress) -> bool:
+        return any(address.version == net.version and address in net for net in closed)
+
+    return Grant(tuple(map(ipaddress.ip_network, networks)), closes if deny else None, audit)
 
 
 def step(address: IPAddress, by: int) -> IPAddress | None:
@@ -712,4 +715,4 @@ def test_values_are_values(vetted: VettedAddress) -> None:
         changeable: Any = value
         with pytest.raises(AttributeError):
             setattr(changeable, name, True)
-    assert (PUBLIC_ONLY.allow, PUBLIC_ONLY.deny, PUBLIC_ONLY.audit) == ((), (), False)
+    assert (PUBLIC_ONLY.allow, PUBLIC_ONLY.closed, PUBLIC_ONLY.audit) == ((), None, False)

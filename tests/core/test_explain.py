@@ -13,6 +13,7 @@ from egress_proxy.config.load import parse
 from egress_proxy.core.decide import decide, vet_addresses
 from egress_proxy.core.errors import HostError
 from egress_proxy.core.explain import Explanation, OtherRule, explain, parse_address, parse_target
+from egress_proxy.core.identity import Identity
 from egress_proxy.core.policy import CompiledPolicy
 from egress_proxy.core.reason import REASONS, Event
 
@@ -46,7 +47,7 @@ def compiled(text: str = POLICY) -> CompiledPolicy:
 def explained(
     target: str, *addresses: str, client: str = "192.168.0.1", text: str = POLICY
 ) -> Explanation:
-    return explain(compiled(text), client, parse_target(target), addresses)
+    return explain(compiled(text), Identity(client), parse_target(target), addresses)
 
 
 def with_addition(addition: str, text: str = POLICY) -> str:
@@ -269,8 +270,9 @@ def test_audit_mode() -> None:
     assert not told.addresses[0].passes
     told = explained("example.com", "127.0.0.1", text=text)
     assert (told.outcome, told.reason) == (Event.DENIED, "destination_ip_prohibited")
+    # The rules would let it through in this mode, so it is the gate that refuses.
     told = explained("new.test", "127.0.0.1", text=text)
-    assert (told.outcome, told.reason) == (Event.DENIED, "host_not_allowed")
+    assert (told.outcome, told.reason) == (Event.DENIED, "destination_ip_prohibited")
 
 
 # All together. ----------------------------------------------------------------------------------------------------
@@ -314,13 +316,16 @@ def test_it_says_what_the_server_decides_and_its_advice_works(mode: str) -> None
     advised = 0
     for target, client, addresses in itertools.product(TARGETS, CLIENTS, ADDRESSES):
         destination = parse_target(target)
-        told = explain(policy, client, destination, addresses)
-        decision = decide(policy, client, destination)
+        told = explain(policy, Identity(client), destination, addresses)
+        decision = decide(policy, Identity(client), destination)
         if destination.host.address is not None:
             addresses = (destination.host.text,)  # noqa: PLW2901 - as the server does
         denial = decision.denial
         if addresses:
-            denial = denial or vet_addresses(decision, addresses, destination.port)[1]
+            vetting, prohibition = vet_addresses(decision, addresses, destination.port)
+            denial = denial or prohibition
+            if decision.allowed and not vetting.passed:
+                denial = prohibition
         assert told.reason == (None if denial is None else denial.name)
         assert (told.outcome == Event.ALLOWED) == (denial is None)
         assert (told.add is None) == (told.hint is not None) or denial is None
@@ -328,7 +333,9 @@ def test_it_says_what_the_server_decides_and_its_advice_works(mode: str) -> None
             advised += 1
             # In force, where nothing passes by the mode alone.
             mended = compiled(with_addition(told.add))
-            assert explain(mended, client, destination, addresses).outcome == Event.ALLOWED, told
+            assert (
+                explain(mended, Identity(client), destination, addresses).outcome == Event.ALLOWED
+            ), told
     assert advised > 100
 
 

@@ -140,7 +140,7 @@ def test_an_open_tunnel_outlives_the_reload(
     server = serve(echo)
     with proxy.client() as client:
         client.connect(f"origin.test:{server.port}")
-        proxy.reload(neither)
+        proxy.reload({**neither, "on_revoke": "keep"})
         _wait_for_generation(proxy, 2)
         client.send(b"still here")
         assert client.exactly(10) == b"still here"

@@ -37,6 +37,7 @@ def _prohibited(proxy: Proxy, response: Response) -> dict[str, Any]:
     assert "error=destination_ip_prohibited" in response["proxy-status"]
     line = proxy.wait_for_line(request_id=response.error["request_id"])
     assert (line["event"], line["reason"]) == ("DENIED", "destination_ip_prohibited")
+    assert line["address"]
     return line
 
 

@@ -58,7 +58,12 @@ class RawClient:
     """One connection, to the proxy mostly. Every wait has an end."""
 
     def __init__(
-        self, address: str, *, seconds: float = 10.0, receive_buffer: int | None = None
+        self,
+        address: str,
+        *,
+        seconds: float = 10.0,
+        receive_buffer: int | None = None,
+        source: str | None = None,
     ) -> None:
         host, _, port = address.rpartition(":")
         self.socket = socket.socket()
@@ -66,6 +71,8 @@ class RawClient:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(seconds)
         try:
+            if source is not None:
+                self.socket.bind((source, 0))
             self.socket.connect((host, int(port)))
         except OSError:
             self.socket.close()

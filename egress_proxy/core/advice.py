@@ -1,0 +1,167 @@
+"""What to write so that a denial is lifted: the smallest rule, and the policy to put it in."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address, ip_network
+from typing import Final
+
+import msgspec
+
+from egress_proxy.core import reason as reasons
+from egress_proxy.core.addresses import Grant, special_use, vet
+from egress_proxy.core.decide import Decision, decide
+from egress_proxy.core.identity import Identity
+from egress_proxy.core.names import Authority, plain_address
+from egress_proxy.core.networks import IPNetwork
+from egress_proxy.core.policy import (
+    Action,
+    CompiledPolicy,
+    HostPattern,
+    Place,
+    Policy,
+    Rule,
+    Subject,
+)
+from egress_proxy.core.reason import Reason
+
+
+def addition(
+    policy: CompiledPolicy,
+    identity: Identity,
+    destination: Authority,
+    addresses: tuple[str, ...],
+    decision: Decision,
+) -> str | None:
+    """The smallest policy that lifts the denial, or None if no further rule can."""
+    if decision.denial is reasons.DENY_RULE or decision.denial is reasons.APPROVAL_REQUIRED:
+        return None
+    if any(is_guarded(text) for text in addresses):
+        # It can be opened, by who knows why: a name that leads here is more often an attack than a service.
+        return None
+    rule = smallest_rule(destination, addresses, decision)
+    # Tried before it is advised. What deny rules close stays closed.
+    trial = decide(CompiledPolicy((Policy("", (rule,), None, rule.place),)), identity, destination)
+    grant = Grant(trial.grant.allow, decision.grant.closed)
+    if addresses and not vet(addresses, destination.port, grant).passed:
+        return None
+    home = home_of(policy, identity, decision)
+    if home is None:
+        key, value = subject_for(identity)
+        name = new_policy_name(key, value, {found.name for found in policy.policies})
+        head = f"  - name: {yaml_text(name)}\n    subjects: [{{{key}: {yaml_text(value)}}}]"
+    else:
+        head = f"  - name: {yaml_text(home.name)}  # the policy at {home.place}"
+    return f"policies:\n{head}\n    allow:\n      - {yaml_rule(rule)}\n"
+
+
+def is_guarded(text: str) -> bool:
+    """Whether an address is one that no rule is suggested for: the machine's own, link-local, or metadata."""
+    special = special_use(plain_address(ip_address(text)))
+    return special is not None and special.guarded
+
+
+def smallest_rule(destination: Authority, addresses: tuple[str, ...], decision: Decision) -> Rule:
+    """This host or address alone, on this port alone, with no private address but its own."""
+    port = destination.port
+    place = Place("", 0, 0)
+    if destination.host.address is not None:
+        network = ip_network(destination.host.address)
+        return Rule(Action.ALLOW, network, place, ((port, port),))
+    networks: tuple[IPNetwork, ...] = ()
+    # One address that can be dialled is enough.
+    if not vet(addresses, port, Grant(decision.grant.allow)).passed:
+        networks = tuple(ip_network(plain_address(ip_address(text))) for text in addresses)
+    pattern = HostPattern(destination.host.text, wildcard=False)
+    return Rule(Action.ALLOW, pattern, place, ((port, port),), networks)
+
+
+def home_of(policy: CompiledPolicy, identity: Identity, decision: Decision) -> Policy | None:
+    """The policy to add to: that of the rule which nearly allowed it, or else the one closest to the client."""
+    applicable = [policy.policies[number] for number in sorted(policy.applicable(identity))]
+    if decision.match is not None:
+        return next(found for found in applicable if found.name == decision.match.policy)
+    address = plain_address(ip_address(identity.client))
+
+    def closeness(candidate: Policy) -> tuple[int, ...]:
+        subjects = candidate.subjects or ()
+        return max(
+            (_closeness(found) for found in subjects if found.describes(identity, address)),
+            default=(-1,),
+        )
+
+    return max(applicable, key=closeness, default=None)
+
+
+def _closeness(subject: Subject) -> tuple[int, ...]:
+    """How few clients a subject describes, as far as can be told from its form."""
+    prefix = -1 if subject.network is None else subject.network.prefixlen
+    named = (subject.user is not None, len(subject.pod_labels), subject.namespace is not None)
+    return (*map(int, named), prefix)
+
+
+def subject_for(identity: Identity) -> tuple[str, str]:
+    """Key and value of the subject of a policy that is made for this client."""
+    if identity.user is not None:
+        return "user", identity.user
+    if identity.namespace is not None:
+        return "namespace", identity.namespace
+    return "cidr", identity.client
+
+
+_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9._-]")
+_MAX_NAME: Final = 64
+
+
+def new_policy_name(key: str, value: str, taken: set[str]) -> str:
+    """A name for a policy of such a subject, that a policy may have and none has yet."""
+    prefix = "client" if key == "cidr" else key
+    name = base = _NOT_IN_A_NAME.sub("-", f"{prefix}-{value}")[:_MAX_NAME]
+    number = 1
+    while name in taken:
+        number += 1
+        suffix = f"-{number}"
+        name = base[: _MAX_NAME - len(suffix)] + suffix
+    return name
+
+
+def yaml_rule(rule: Rule) -> str:
+    """A rule for one host or network as configuration text, on one line."""
+    key = "host" if isinstance(rule.target, HostPattern) else "cidr"
+    fields = [f"{key}: {yaml_text(str(rule.target))}", f"ports: [{rule.ports[0][0]}]"]
+    if rule.allow_private:
+        networks = ", ".join(yaml_text(str(network)) for network in rule.allow_private)
+        fields.append(f"allow_private: [{networks}]")
+    return "{" + ", ".join(fields) + "}"
+
+
+_PLAIN: Final = re.compile(r"[a-z][a-z0-9_-]*(?:\.[a-z0-9_-]+)*")
+_YAML_WORDS: Final = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
+
+
+def yaml_text(text: str) -> str:
+    """The text as a YAML scalar that is read back as a text, whatever is in it."""
+    if _PLAIN.fullmatch(text) and text not in _YAML_WORDS:
+        return text
+    # What JSON writes between double quotes, YAML reads between them (YAML 1.2 §1.3).
+    return msgspec.json.encode(text).decode()
+
+
+def hint(denial: Reason, decision: Decision, addresses: tuple[str, ...]) -> str:
+    if denial is reasons.PROXY_CREDENTIALS_REQUIRED:
+        return "It depends on who asks: add `user=NAME` to the client."
+    if denial is reasons.APPROVAL_REQUIRED and decision.match is not None:
+        rule = decision.match.rule
+        return (
+            f"A human must approve it; no rule can be added, because ask beats allow. To let it through unasked, "
+            f"move or narrow `{rule}` at {rule.place}."
+        )
+    if denial is reasons.DENY_RULE and decision.match is not None:
+        rule = decision.match.rule
+        return f"No rule can be added, because deny beats allow: remove or narrow `{rule}` at {rule.place}."
+    if any(is_guarded(text) for text in addresses):
+        return (
+            "No rule is suggested, because an address is the machine's own, link-local or a cloud's metadata service. "
+            "Where that is meant, a rule that names exactly that address opens it."
+        )
+    return "No rule opens this address: a deny rule names its network, or it hides an IPv4 address."

@@ -1,0 +1,82 @@
+"""Permissions that are taken back: what a new configuration no longer allows is closed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from egress_proxy.config.model import Config, OnRevoke
+from egress_proxy.core import reason as reasons
+from egress_proxy.core.decide import decide, vet_addresses
+from egress_proxy.core.identity import Identity
+from egress_proxy.core.names import Authority
+from egress_proxy.core.policy import Mode
+from egress_proxy.core.reason import Reason
+from egress_proxy.net.poller import Interrupted
+from egress_proxy.observe.events import log
+
+if TYPE_CHECKING:
+    from egress_proxy.net.worker import Worker
+
+#: Connections that are looked at before others have their turn: a look takes some microseconds.
+_FAIR_SHARE: Final = 200
+
+
+class Permit(msgspec.Struct, frozen=True, gc=False):
+    """What a connection that carries bytes was allowed, to be looked at again."""
+
+    identity: Identity
+    destination: Authority
+    address: str
+    """The address that was dialled."""
+    stamp: bytes | None
+    """Of the user's hash when the password was right: another one is another permission. None without a user."""
+
+
+def reason_to_revoke(worker: Worker, decided_by: Config, permit: Permit) -> Reason | None:
+    """Why a request must not go on that was decided by a configuration which is no longer in force."""
+    if worker.config is decided_by or worker.config.on_revoke is OnRevoke.KEEP:
+        return None
+    return _refusal(worker, permit)
+
+
+def _refusal(worker: Worker, permit: Permit) -> Reason | None:
+    """Why the configuration in force does not allow what was allowed once; None where it still does."""
+    config, identity = worker.config, permit.identity
+    if config.policy.mode is not Mode.AUDIT:
+        if identity.user is None:
+            if config.credentials is not None and config.credentials.required:
+                return reasons.PROXY_CREDENTIALS_REQUIRED
+        elif worker.credentials.stamp(identity.user) != permit.stamp:
+            return reasons.PROXY_CREDENTIALS_WRONG
+    decision = decide(config.policy, identity, permit.destination)
+    if not decision.allowed:
+        return decision.denial
+    vetting, prohibition = vet_addresses(decision, (permit.address,), permit.destination.port)
+    return None if vetting.passed else prohibition
+
+
+async def revoke(worker: Worker) -> None:
+    """Close every connection whose permit is no longer good, as the configuration in force says."""
+    config = worker.config
+    if config.on_revoke is OnRevoke.KEEP:
+        return
+    closed = 0
+    for number, connection in enumerate(list(worker.poller.connections), 1):
+        if number % _FAIR_SHARE == 0:
+            await asyncio.sleep(0)
+            if worker.config is not config:
+                return  # the configuration after this one is looked at by itself
+        permit = connection.permit
+        if not isinstance(permit, Permit) or connection not in worker.poller.connections:
+            continue
+        if _refusal(worker, permit) is not None:
+            closed += 1
+            try:
+                connection.interrupt(Interrupted(reasons.POLICY_REVOKED))
+            except Exception:  # noqa: BLE001 - the others must be closed too
+                log.error("defect", exc_info=True)
+    if closed:
+        log.info("revoked", connections=closed, generation=worker.generation)

@@ -1,0 +1,110 @@
+"""When a client without credentials is asked for some instead of being refused."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import pytest
+
+from egress_proxy.core.challenge import credentials_would_help
+from egress_proxy.core.decide import decide
+from egress_proxy.core.identity import Identity
+from egress_proxy.core.names import parse_authority
+from egress_proxy.core.policy import (
+    EVERY_PORT,
+    Action,
+    CompiledPolicy,
+    HostPattern,
+    Mode,
+    Place,
+    Policy,
+    Rule,
+    Subject,
+)
+
+HERE = Place("policy.yaml", 1, 1)
+ALL_PORTS = EVERY_PORT
+BATCH = Subject(HERE, user="batch")
+
+
+def rule(action: Action, host: str, ports: tuple[tuple[int, int], ...] = ((443, 443),)) -> Rule:
+    wildcard = host.startswith("*")
+    return Rule(action, HostPattern(host.lstrip("*").lstrip("."), wildcard), HERE, ports)
+
+
+def policy(name: str, rules: list[Rule], *subjects: Subject) -> Policy:
+    return Policy(name, tuple(rules), subjects or None, HERE)
+
+
+def helps(
+    *policies: Policy,
+    target: str = "a.test:443",
+    user: str | None = None,
+    namespace: str | None = None,
+    mode: Mode = Mode.ENFORCE,
+) -> bool:
+    compiled = CompiledPolicy(policies, mode)
+    identity = Identity("10.0.0.1", user, namespace)
+    destination = parse_authority(target.encode(), None)
+    decision = decide(compiled, identity, destination)
+    return credentials_would_help(compiled, identity, destination, decision)
+
+
+ALLOW = rule(Action.ALLOW, "a.test")
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_what_a_user_may_do_is_worth_asking_for(mode: Mode) -> None:
+    assert helps(policy("p", [ALLOW], BATCH), mode=mode)
+    assert helps(policy("p", [rule(Action.ALLOW, "*.test")], BATCH), mode=mode)
+    assert helps(policy("p", [rule(Action.ALLOW, "*")], Subject(HERE, user="ci"), BATCH), mode=mode)
+
+
+def test_what_a_user_must_have_approved_too() -> None:
+    assert helps(policy("p", [rule(Action.ASK, "a.test")], BATCH))
+
+
+def test_a_port_and_an_address_too() -> None:
+    everyone = policy("everyone", [rule(Action.ALLOW, "a.test", ((80, 80),))])
+    assert helps(everyone, policy("p", [ALLOW], BATCH))
+    network = Rule(Action.ALLOW, ip_network("192.0.2.0/24"), HERE)
+    assert helps(policy("p", [network], BATCH), target="192.0.2.1:443")
+
+
+def test_what_nobody_may_do_is_not() -> None:
+    assert not helps()
+    assert not helps(policy("p", [ALLOW], BATCH), target="b.test:443")
+    assert not helps(policy("p", [ALLOW], BATCH), target="a.test:8443")
+    assert not helps(policy("p", [ALLOW], BATCH), target="192.0.2.1:443")
+    assert not helps(policy("p", [rule(Action.DENY, "a.test", ALL_PORTS)], BATCH))
+
+
+def test_what_a_deny_rule_closes_is_not() -> None:
+    """For everybody, or for every user who otherwise might."""
+    allowed = policy("p", [ALLOW], BATCH)
+    assert not helps(policy("everyone", [rule(Action.DENY, "*", ALL_PORTS)]), allowed)
+    assert not helps(allowed, policy("q", [rule(Action.DENY, "a.test", ALL_PORTS)], BATCH))
+    other = policy("r", [ALLOW], Subject(HERE, user="ci"))
+    assert helps(allowed, policy("q", [rule(Action.DENY, "a.test", ALL_PORTS)], BATCH), other)
+
+
+def test_what_waits_for_an_approval_is_not() -> None:
+    """Ask beats allow, whoever it is."""
+    assert not helps(policy("everyone", [rule(Action.ASK, "a.test")]), policy("p", [ALLOW], BATCH))
+
+
+def test_what_is_allowed_anyway_is_not() -> None:
+    assert not helps(policy("everyone", [ALLOW]), policy("p", [ALLOW], BATCH))
+
+
+def test_a_policy_for_others_is_not() -> None:
+    assert not helps(policy("p", [ALLOW], Subject(HERE, namespace="agents")))
+    elsewhere = Subject(HERE, network=ip_network("10.1.0.0/16"), user="batch")
+    assert not helps(policy("p", [ALLOW], elsewhere))
+    there = Subject(HERE, namespace="agents", user="batch")
+    assert not helps(policy("p", [ALLOW], there), namespace="other")
+    assert helps(policy("p", [ALLOW], there), namespace="agents")
+
+
+def test_who_has_shown_some_is_not_asked_again() -> None:
+    assert not helps(policy("p", [ALLOW], BATCH), user="ci")
