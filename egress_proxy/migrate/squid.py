@@ -1,0 +1,343 @@
+"""``squid.conf`` as our configuration.
+
+Squid tries its ``http_access`` lines in order, and the first whose acls all match decides. What they decide is worked
+out by :mod:`egress_proxy.migrate.squid_decisions` and made free of order by :mod:`egress_proxy.migrate.order_free`.
+Here is what comes before and after: the lines, the notes, and the policies with the names of Squid's acls.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import Final
+
+from egress_proxy.config.rules import MAX_PER_RULE
+from egress_proxy.config.subjects import MAX_SUBJECTS
+from egress_proxy.core.addresses import SPECIAL_USE
+from egress_proxy.core.networks import IPNetwork, lies_within
+from egress_proxy.core.policy import EVERY_PORT
+from egress_proxy.migrate.order_free import Draft, Entry, Loss, order_free
+from egress_proxy.migrate.squid_acls import Acl, Literal, built_in, why_unknown
+from egress_proxy.migrate.squid_decisions import GATES, Decisions, Rule
+from egress_proxy.migrate.squid_lines import Directive, Files, FindFiles, ReadFile, directives
+from egress_proxy.migrate.squid_values import define
+from egress_proxy.migrate.writing import (
+    Imported,
+    MigrationError,
+    Note,
+    WrittenPolicy,
+    WrittenRule,
+    flow_text,
+    policy_name,
+    shown,
+    write,
+)
+
+#: Directives that change what passes, or where it goes, and that are not carried over.
+_NOTED: Final = {
+    "cache_peer": "destinations are reached directly, without a parent proxy",
+    "never_direct": "destinations are reached directly, without a parent proxy",
+    "append_domain": "names are absolute here; clients must write them in full",
+    "follow_x_forwarded_for": "the client's address is that of its connection",
+    "url_rewrite_program": "URLs are not rewritten or refused by a helper",
+    "url_rewrite_access": "URLs are not rewritten or refused by a helper",
+    "redirect_program": "URLs are not rewritten or refused by a helper",
+    "icap_service": "nothing is handed to a content filter",
+    "ecap_service": "nothing is handed to a content filter",
+    "ssl_bump": "TLS is never opened; a tunnel must start with TLS to the host that was asked for",
+    "reply_body_max_size": "the size of responses is not limited",
+    "request_body_max_size": "the size of requests is not limited",
+    "delay_access": "bandwidth is not limited; see `limits`",
+    "client_delay_access": "bandwidth is not limited; see `limits`",
+    "request_header_access": "headers of requests are not removed",
+    "request_header_add": "headers are not added to requests",
+    "request_header_replace": "headers of requests are not replaced",
+    "tcp_outgoing_address": "the system chooses the address that connections come from",
+    "deny_info": "the answer to a denied request is ours",
+}
+
+_INTERCEPTING: Final = frozenset(("intercept", "transparent", "tproxy", "accel"))
+
+#: What a squid.conf has at least one of.
+_SIGNS: Final = frozenset((*GATES, "acl", "http_port", "https_port", "cache_peer"))
+
+#: Patterns that one note names.
+_MAX_NAMED: Final = 5
+
+_OWN_DOMAINS: Final = frozenset(
+    ("corp", "home", "internal", "intranet", "lan", "local", "localdomain", "localhost", "test")
+)
+
+SPECIAL_USE_WHY: Final = (
+    "destinations with private, loopback or other special-use addresses are denied here, unless a rule with their host "
+    "has `allow_private: [CIDR]`"
+)
+MIXED_WHY: Final = (
+    "Squid denies a name if any of its addresses is in this network; here those addresses are never dialled, and a "
+    "name is denied if it has no other"
+)
+
+
+def find_files(pattern: str) -> Sequence[str]:
+    """The files of an ``include``, in the order of their names, as Squid takes them."""
+    return sorted(glob.glob(pattern))  # noqa: PTH207 - the pattern may be absolute, which Path.glob does not take
+
+
+def import_squid(
+    path: str, text: str, read_file: ReadFile, find: FindFiles = find_files
+) -> Imported:
+    """Turn the text of a squid.conf into our configuration.
+
+    ``path`` is the name that notes show, and its folder the one that relative names start from. ``read_file`` gets the
+    files that the text names, and raises OSError, ValueError or MigrationError.
+
+    Raises MigrationError for a text that is no squid.conf, or that Squid would not start with.
+    """
+    if "\0" in text:
+        raise MigrationError(f"{path}: this is not a text file")
+    files = Files(read_file, find, str(PurePosixPath(path).parent))
+    importer = _Importer(path)
+    for line in directives(path, text, files):
+        importer.take(line, files)
+    return importer.finish()
+
+
+class _Importer:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.acls = built_in()
+        self.rules: dict[str, list[Rule]] = {gate: [] for gate in GATES}
+        self.notes: dict[Note, None] = {}
+        self.order: dict[tuple[str, int], int] = {}
+        self.recognised = False
+
+    # Reading ----------------------------------------------------------------------------------------------------
+
+    def take(self, line: Directive, files: Files) -> None:
+        self.order.setdefault((line.file, line.line), len(self.order))
+        self.recognised = self.recognised or line.name in _SIGNS
+        if line.name == "acl":
+            define(self.acls, line, files)
+        elif line.name in self.rules:
+            self._take_rule(line)
+        elif line.name in _NOTED:
+            self.notes[line.note(_NOTED[line.name])] = None
+        elif line.name in ("http_port", "https_port") and _INTERCEPTING & set(line.words):
+            why = "clients must be told of the proxy; what a router diverts to it is not taken"
+            self.notes[line.note(why)] = None
+        elif line.name == "configuration_includes_quoted_values" and line.words[:1] == ("on",):
+            raise MigrationError(
+                f"{line.file}:{line.line}: `{line}` gives quotes another meaning, which cannot be imported; "
+                "write the file without it"
+            )
+
+    def _take_rule(self, line: Directive) -> None:
+        if line.words[:1] not in (("allow",), ("deny",)):
+            raise MigrationError(
+                f"{line.file}:{line.line}: `{line}` says neither `allow` nor `deny`"
+            )
+        if len(line.words) == 1:
+            self.notes[line.note("it names no acl, so Squid skips it")] = None
+            return
+        literals = tuple(Literal.read(word) for word in line.words[1:])
+        self.rules[line.name].append(Rule(line.name, line.words[0] == "allow", literals, line))
+
+    # Deciding ---------------------------------------------------------------------------------------------------
+
+    def finish(self) -> Imported:
+        if not self.recognised:
+            raise MigrationError(
+                f"{self.path}: no `acl`, `http_access` or `http_port` line: this is no squid.conf"
+            )
+        numbered = [rule for gate in GATES for rule in self.rules[gate]]
+        used = self._used(numbered)
+        for acl in used.values():
+            acl.sort()
+        decisions = Decisions(self.rules, numbered, used)
+        drafts, losses = order_free(decisions.ordered())
+        for acl in used.values():
+            self.notes |= dict.fromkeys(acl.notes)
+        for rule in numbered:
+            self._note_unknown(rule, used)
+        self.notes |= dict.fromkeys(decisions.notes())
+        self.notes |= dict.fromkeys(_loss_notes(decisions, losses))
+        self.notes |= dict.fromkeys(_private_note(decisions, drafts))
+        policies = _written(decisions, drafts)
+        if not policies:
+            policies = [_nothing(self.rules["http_access"])]
+        notes = tuple(
+            sorted(self.notes, key=lambda note: self.order.get((note.file, note.line), 0))
+        )
+        return Imported(write(policies, _heading(self.path), notes), notes)
+
+    def _used(self, rules: Iterable[Rule]) -> dict[str, Acl]:
+        """The acls that the rules name, and those that these name."""
+        found: dict[str, Acl] = {}
+        waiting = [literal.name for rule in rules for literal in rule.literals]
+        while waiting:
+            name = waiting.pop(0)
+            if name not in found:
+                acl = self.acls.get(name)
+                if acl is None:
+                    acl = Acl(name, "", unknown=True)
+                found[name] = acl
+                waiting += [literal.name for line in acl.lines for literal in line]
+        return found
+
+    def _note_unknown(self, rule: Rule, acls: dict[str, Acl]) -> None:
+        effect = (
+            "only what surely matches is allowed" if rule.allow else "all that may match is denied"
+        )
+        if rule.line.uncertain:
+            why = "it stands behind a condition that depends on the running Squid"
+            self.notes[rule.line.note(f"{why}; {effect}")] = None
+        for literal in rule.literals:
+            acl = acls[literal.name]
+            if acl.name == "manager" and not acl.unknown:
+                why = (
+                    "the cache manager is Squid's own, and nothing here is denied or allowed for it"
+                )
+                self.notes[rule.line.note(why)] = None
+            elif not acl.kind:
+                why = f"acl `{shown(literal.name)}` is defined nowhere; {effect}"
+                self.notes[rule.line.note(why)] = None
+            elif acl.incomplete:
+                self.notes[rule.line.note(f"{why_unknown(acl)}; {effect}")] = None
+            elif acl.kind == "dst" and not acl.no_lookup:
+                self._note_dst(rule, literal)
+
+    def _note_dst(self, rule: Rule, literal: Literal) -> None:
+        if not rule.allow and not literal.negated:
+            self.notes[rule.line.note(MIXED_WHY)] = None
+            several = [one.name for one in rule.literals if self.acls[one.name].kind == "dst"]
+            if len(several) > 1:
+                why = f"of its `dst` acls only `{shown(several[0])}` is asked for names, so more of them are denied"
+                self.notes[rule.line.note(why)] = None
+            return
+        effect = "bare IP addresses alone are" if rule.allow else "all names that it may match are"
+        why = (
+            f"acl `{shown(literal.name)}` asks for the addresses of names, which no rule here does; "
+            f"{effect} {'allowed' if rule.allow else 'denied'} by it"
+        )
+        self.notes[rule.line.note(why)] = None
+
+
+def _loss_notes(decisions: Decisions, losses: Iterable[Loss]) -> Iterable[Note]:
+    """What rules without an order cannot say."""
+    lost: dict[tuple[int, int | None], list[str]] = {}
+    for loss in losses:
+        lost.setdefault((loss.rule, loss.by), []).append(loss.what)
+    for (number, by), patterns in lost.items():
+        line = decisions.line(number)
+        if number == by:
+            yield line.note(
+                "rules here have no order, so it closes these addresses to all names on these ports, "
+                "those that earlier lines allow too"
+            )
+            continue
+        named = ", ".join(f"`{shown(pattern)}`" for pattern in patterns[:_MAX_NAMED])
+        if len(patterns) > _MAX_NAMED:
+            named += f" and {len(patterns) - _MAX_NAMED:,} more"
+        if by is None or by >= len(decisions.rules):
+            denier = "what no line allows"
+        else:
+            denier = f"line {decisions.line(by).line}"
+        yield line.note(
+            f"{named} cannot stay allowed: a deny beats every allow here, and {denier} denies all around it"
+        )
+
+
+def _private_note(decisions: Decisions, drafts: Iterable[Draft]) -> Iterable[Note]:
+    """Once, where Squid may well lead to private destinations."""
+    for draft in drafts:
+        for entry in draft.allow:
+            if entry.pattern:
+                name = entry.pattern.removeprefix("*.")
+                private = "." not in name or name.rpartition(".")[2] in _OWN_DOMAINS
+            else:
+                private = any(map(_holds_private, decisions.networks_of(entry.groups)))
+            if private:
+                yield decisions.line(draft.rule).note(SPECIAL_USE_WHY)
+                return
+
+
+def _holds_private(network: IPNetwork) -> bool:
+    """Whether special-use addresses are in it that it does not open, because it is wider than they are."""
+    return any(
+        lies_within(special.network, network) and special.network != network
+        for special in SPECIAL_USE
+    )
+
+
+# Writing --------------------------------------------------------------------------------------------------------
+
+
+def _written(decisions: Decisions, drafts: Iterable[Draft]) -> list[WrittenPolicy]:
+    taken: set[str] = set()
+    policies: list[WrittenPolicy] = []
+    for draft in drafts:
+        if draft.rule < len(decisions.rules):
+            rule = decisions.rules[draft.rule]
+            wanted = _name(rule)
+            comment = f"{rule.line.file}:{rule.line.line}: {rule.line}"
+        else:
+            wanted = "default"
+            comment = "What no line of Squid's decides: the opposite of its last line."
+        allow, deny = (
+            tuple(written for entry in entries for written in _rules(decisions, entry))
+            for entries in (draft.allow, draft.deny)
+        )
+        for subjects in _subjects(decisions, draft.clients):
+            name = policy_name(wanted, taken)
+            policies.append(WrittenPolicy(name, (comment,), subjects, allow, deny))
+    return policies
+
+
+def _name(rule: Rule) -> str:
+    """The names of the rule's acls, but for those that a policy does not need."""
+    names = [
+        ("not-" if literal.negated else "") + literal.name
+        for literal in rule.literals
+        if literal.name not in ("all", "connect") or len(rule.literals) == 1
+    ]
+    return "-".join(names) or "all"
+
+
+def _subjects(decisions: Decisions, clients: frozenset[int]) -> Iterable[tuple[str, ...] | None]:
+    """The subjects of each policy that is needed to name these clients."""
+    found = decisions.clients_of(clients)
+    if found is None:
+        yield None
+        return
+    for start in range(0, len(found), MAX_SUBJECTS):
+        yield tuple(
+            f"{{cidr: {flow_text(str(network))}}}"
+            for network in found[start : start + MAX_SUBJECTS]
+        )
+
+
+def _rules(decisions: Decisions, entry: Entry) -> Iterable[WrittenRule]:
+    every = decisions.ranges_of(entry.ports)
+    targets = [entry.pattern] if entry.pattern else map(str, decisions.networks_of(entry.groups))
+    for target in targets:
+        for start in range(0, len(every), MAX_PER_RULE):
+            ports = every[start : start + MAX_PER_RULE]
+            yield WrittenRule(target, ports, network=not entry.pattern)
+
+
+def _heading(path: str) -> list[str]:
+    return [
+        f"Imported from {shown(path)} by `egress-proxy import squid`.",
+        "Rules here have no order: a deny beats every allow. Try them with `mode: audit` first, which logs what",
+        "would be denied and lets it through.",
+    ]
+
+
+def _nothing(rules: Sequence[Rule]) -> WrittenPolicy:
+    why = (
+        "Nothing is surely allowed by the imported rules."
+        if rules
+        else "Without http_access lines Squid denies everything."
+    )
+    return WrittenPolicy("nothing-allowed", (why,), None, deny=(WrittenRule("*", EVERY_PORT),))

@@ -1,0 +1,392 @@
+"""What Squid's access lists decide, for each kind of client, region of hosts and set of ports that acls tell apart.
+
+An allow counts where it surely matches and a deny wherever it may, so that what cannot be known here is denied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from egress_proxy.core.networks import IPNetwork
+from egress_proxy.core.policy import EVERY_PORT, PortRanges
+from egress_proxy.migrate.hosts import Region, host_tree
+from egress_proxy.migrate.order_free import Ordered, Verdict, union
+from egress_proxy.migrate.ranges import EVERY_ADDRESS, merged, networks, pieces
+from egress_proxy.migrate.squid_acls import MAYBE, NO, YES, Acl, Literal
+from egress_proxy.migrate.squid_lines import Directive
+from egress_proxy.migrate.writing import Note, ports_text
+
+#: Further lists of the same form. Each must let a request pass as well; without lines it lets everything pass.
+GATES: Final = ("http_access", "adapted_http_access", "miss_access", "http_reply_access")
+#: Looks at responses that Squid can read, which those inside of tunnels are not.
+PLAIN_GATE: Final = "http_reply_access"
+
+LITERALS_WHY: Final = (
+    "for a request to a bare IP address Squid compares the address's reverse name; nothing here does, so bare "
+    "addresses that depend on it are denied"
+)
+#: Rules are numbered through all gates; what no rule decides has this number.
+NO_RULE: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One line of an access list."""
+
+    gate: str
+    allow: bool
+    literals: tuple[Literal, ...]
+    line: Directive
+
+
+@dataclass(slots=True)
+class _Walk:
+    """What one access list decides about one kind of request, as rule numbers with ports."""
+
+    allowed: dict[int, int] = field(default_factory=dict)
+    denied: dict[int, int] = field(default_factory=dict)
+    closing: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """What the acls say about a region of hosts: the same for all regions that this is equal for."""
+
+    values: tuple[int, ...]
+    name: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One kind of request, but for its port."""
+
+    client: int
+    host: _Host
+    connect: bool
+
+
+class Decisions:
+    """What the rules decide, region by region."""
+
+    def __init__(
+        self, gates: dict[str, list[Rule]], rules: Sequence[Rule], acls: dict[str, Acl]
+    ) -> None:
+        self.gates = gates
+        self.rules = rules
+        self.acls = acls
+        self.number = {id(rule): number for number, rule in enumerate(rules)}
+        self.host_acls = [
+            acl for acl in acls.values() if acl.kind in ("dst", "dstdomain", "dstdom_regex")
+        ]
+        self.host_position = {acl.name: position for position, acl in enumerate(self.host_acls)}
+        self.client_acls = [acl for acl in acls.values() if acl.kind == "src"]
+        self.client_position = {acl.name: position for position, acl in enumerate(self.client_acls)}
+        self.tree = host_tree(name for acl in self.host_acls for name in acl.names.mentioned())
+        self.client_ranges, self.client_values = _regions(self.client_acls, Acl.about_client)
+        self.group_ranges, group_values = _regions(self.host_acls, Acl.about_address)
+        self.group_hosts = [_Host(values, name=False) for values in group_values]
+        self.name_hosts: dict[Region, _Host] = {}
+        port_acls = [acl for acl in acls.values() if acl.kind == "port"]
+        cuts = [[(80, 80), (443, 443)], *(acl.ranges for acl in port_acls)]
+        self.ports = _port_classes(pieces(EVERY_PORT, cuts), port_acls)
+        self.every_port = (1 << len(self.ports)) - 1
+        self.port_masks = {acl.name: self._mask(acl.ranges) for acl in port_acls}
+        self.https = self._mask([(443, 443)])
+        self.memo: dict[tuple[int, _Host], Verdict] = {}
+        #: Ports on which plain requests alone are allowed, CONNECT alone, or CONNECT by the exception for 443.
+        self.plain_only: dict[int, int] = {}
+        self.connect_only: dict[int, int] = {}
+        self.reverse: int | None = None
+        """The first rule that decides about literal addresses by their reverse names."""
+
+    def _mask(self, ranges: Sequence[tuple[int, int]]) -> int:
+        return sum(
+            1 << position
+            for position, found in enumerate(self.ports)
+            if any(low <= found[0][0] <= high for low, high in ranges)
+        )
+
+    def ordered(self) -> Ordered:
+        return Ordered(
+            tree=self.tree,
+            clients=len(self.client_ranges),
+            groups=len(self.group_ranges),
+            name_verdict=self.name_verdict,
+            group_verdict=lambda client, group: self._verdict(client, self.group_hosts[group]),
+            closes=self._closes,
+            own_policy=lambda rule: rule < len(self.rules) and self._names_hosts(self.rules[rule]),
+            natural=self._natural,
+            client_cost=self._client_cost,
+            network_cost=lambda groups: len(self.networks_of(groups)),
+            every_port=self.every_port,
+            closing_rules=tuple(
+                number
+                for number, rule in enumerate(self.rules)
+                if not rule.allow and self._closing_acls(rule)
+            ),
+        )
+
+    def name_verdict(self, client: int, region: Region) -> Verdict:
+        host = self.name_hosts.get(region)
+        if host is None:
+            name, below = self.tree.names[region[0]], region[1]
+            values = tuple(acl.about_name(name, below=below) for acl in self.host_acls)
+            host = self.name_hosts[region] = _Host(values, name=True)
+        return self._verdict(client, host)
+
+    def networks_of(self, groups: Iterable[int]) -> list[IPNetwork]:
+        """The networks of groups of literal addresses."""
+        return networks(piece for group in groups for piece in self.group_ranges[group])
+
+    def _closes(self, rule: int) -> frozenset[int]:
+        """The addresses of the first ``dst`` acl of a deny rule. More of them could only close less."""
+        acl = self._closing_acls(self.rules[rule])[0]
+        position = self.host_position[acl.name]
+        return frozenset(
+            group for group, host in enumerate(self.group_hosts) if host.values[position] != NO
+        )
+
+    def _closing_acls(self, rule: Rule) -> list[Acl]:
+        found = []
+        for literal in rule.literals:
+            acl = self.acls[literal.name]
+            if acl.kind == "dst" and not literal.negated and not acl.no_lookup and not acl.unknown:
+                found.append(acl)
+        return found
+
+    def _names_hosts(self, rule: Rule) -> bool:
+        return any(
+            self.acls[literal.name].kind in ("dst", "dstdomain", "dstdom_regex", "any-of", "all-of")
+            for literal in rule.literals
+        )
+
+    def _natural(self, rule: int) -> frozenset[int]:
+        literals = self.rules[rule].literals if rule < len(self.rules) else ()
+        found = []
+        for client in range(len(self.client_ranges)):
+            values = [
+                _about(literal, self._client_value(self.acls[literal.name], client))
+                for literal in literals
+                if self.acls[literal.name].kind == "src"
+            ]
+            if NO not in values:
+                found.append(client)
+        return frozenset(found)
+
+    def _client_value(self, acl: Acl, client: int) -> int:
+        return self.client_values[client][self.client_position[acl.name]]
+
+    def _client_cost(self, clients: frozenset[int]) -> int:
+        return len(self.clients_of(clients) or ())
+
+    def clients_of(self, clients: frozenset[int]) -> list[IPNetwork] | None:
+        """The networks of kinds of clients; None for all of them."""
+        if len(clients) == len(self.client_ranges):
+            return None
+        return networks(piece for client in clients for piece in self.client_ranges[client])
+
+    # Trying the rules -------------------------------------------------------------------------------------------
+
+    def _verdict(self, client: int, host: _Host) -> Verdict:
+        found = self.memo.get((client, host))
+        if found is None:
+            found = self.memo[client, host] = self._decide(client, host)
+        return found
+
+    def _decide(self, client: int, host: _Host) -> Verdict:
+        """What both ways to ask, CONNECT and a plain request, are allowed: rules here cannot tell them apart."""
+        walks = {
+            (gate, connect): self._walk(gate, _Request(client, host, connect))
+            for gate in GATES
+            for connect in (True, False)
+            if self.gates[gate] or gate == "http_access"
+            if not (connect and gate == PLAIN_GATE)
+        }
+        passes = {True: self.every_port, False: self.every_port}
+        for (_, connect), walk in walks.items():
+            passes[connect] &= union(walk.allowed)
+        # Nobody speaks plain HTTP to port 443, and through CONNECT anything can be said to it: CONNECT alone decides.
+        both = passes[True] & (passes[False] | self.https)
+        denied: dict[int, int] = {}
+        left = self.every_port & ~both
+        for walk in walks.values():
+            for rule, mask in walk.denied.items():
+                if mask & left:
+                    denied[rule] = denied.get(rule, 0) | (mask & left)
+                    left &= ~mask
+        self._note_methods(walks, passes)
+        main = walks["http_access", True]
+        closing: dict[int, int] = {}
+        for walk in walks.values():
+            for rule, mask in walk.closing.items():
+                closing[rule] = closing.get(rule, 0) | mask
+        allowed = {rule: mask & both for rule, mask in main.allowed.items() if mask & both}
+        return Verdict(allowed, denied, closing)
+
+    def _note_methods(self, walks: dict[tuple[str, bool], _Walk], passes: dict[bool, int]) -> None:
+        for connect, only, found in (
+            (True, passes[False] & ~passes[True], self.plain_only),
+            (False, passes[True] & ~passes[False], self.connect_only),
+        ):
+            for (_, way), walk in walks.items():
+                for rule, mask in walk.denied.items() if way is connect else ():
+                    if mask & only:
+                        found[rule] = found.get(rule, 0) | (mask & only)
+
+    def _walk(self, gate: str, request: _Request) -> _Walk:
+        rules = self.gates[gate]
+        walk = _Walk()
+        left = self.every_port
+        for rule in rules:
+            number = self.number[id(rule)]
+            closing = not rule.allow and request.host.name and bool(self._closing_acls(rule))
+            sure, may = self._matches(rule, request, left, closing=closing)
+            if closing:
+                walk.closing[number] = may
+                hit = 0
+            elif rule.allow:
+                hit = walk.allowed[number] = sure
+            else:
+                hit = walk.denied[number] = may
+            if not request.host.name and may & ~sure and self._looks_up(rule):
+                self.reverse = number if self.reverse is None else min(self.reverse, number)
+            left &= ~hit
+            if not left:
+                return walk
+        # Squid's default is the opposite of the last line, and to deny without any line.
+        if rules and not rules[-1].allow and not rules[-1].line.uncertain:
+            walk.allowed[NO_RULE] = left
+        else:
+            walk.denied[NO_RULE] = left
+        return walk
+
+    def _matches(
+        self, rule: Rule, request: _Request, ports: int, *, closing: bool
+    ) -> tuple[int, int]:
+        """The ports, of those given, on which the rule surely matches, and on which it may."""
+        sure, may = (0 if rule.line.uncertain else ports), ports
+        for literal in rule.literals:
+            acl = self.acls[literal.name]
+            if closing and acl.kind == "dst" and not literal.negated:
+                continue  # asked of the addresses, once they are known
+            its_sure, its_may = self._value(acl, request, 0)
+            if literal.negated:
+                its_sure, its_may = self.every_port & ~its_may, self.every_port & ~its_sure
+            sure &= its_sure
+            may &= its_may
+            if not may:
+                break
+        return sure, may
+
+    def _value(self, acl: Acl, request: _Request, depth: int) -> tuple[int, int]:
+        """The ports on which an acl surely matches, and on which it may."""
+        if acl.kind == "port":
+            mask = self.port_masks[acl.name]
+            return mask, self.every_port if acl.unknown else mask
+        if acl.kind in ("any-of", "all-of"):
+            return self._value_of_group(acl, request, depth)
+        if acl.kind == "src":
+            value = self._client_value(acl, request.client)
+        elif acl.name in self.host_position:
+            value = request.host.values[self.host_position[acl.name]]
+        elif acl.kind in ("method", "proto"):
+            value = max(acl.connect if request.connect else acl.plain, MAYBE if acl.unknown else NO)
+        else:
+            value = MAYBE if acl.unknown else NO
+        return self.every_port * (value == YES), self.every_port * (value != NO)
+
+    def _value_of_group(self, acl: Acl, request: _Request, depth: int) -> tuple[int, int]:
+        sure, may = 0, self.every_port if acl.unknown or depth > 16 else 0
+        for line in acl.lines if depth <= 16 else ():
+            line_sure = line_may = self.every_port
+            for literal in line:
+                its_sure, its_may = self._value(self.acls[literal.name], request, depth + 1)
+                if literal.negated:
+                    its_sure, its_may = self.every_port & ~its_may, self.every_port & ~its_sure
+                line_sure &= its_sure
+                line_may &= its_may
+            sure |= line_sure
+            may |= line_may
+        return sure, may
+
+    def _looks_up(self, rule: Rule) -> bool:
+        return any(
+            self.acls[literal.name].kind in ("dstdomain", "dstdom_regex")
+            and not self.acls[literal.name].no_lookup
+            for literal in rule.literals
+        )
+
+    # Telling ----------------------------------------------------------------------------------------------------
+
+    def notes(self) -> Iterable[Note]:
+        """What was found on the way, each thing once."""
+        for number, mask in self.plain_only.items():
+            why = (
+                f"ports {ports_text(self.ranges_of(mask))}: Squid allows plain requests there and denies CONNECT; "
+                "rules here decide both alike, so these ports stay closed; add `ports` by hand where plain HTTP is "
+                "needed"
+            )
+            yield self.line(number).note(why)
+        for number, mask in self.connect_only.items():
+            if mask & self.https:
+                why = (
+                    "port 443: Squid allows CONNECT there and denies plain requests; rules here decide both alike, and "
+                    "allow both, since a tunnel to the port can carry anything"
+                )
+                yield self.line(number).note(why)
+            if other := mask & ~self.https:
+                why = (
+                    f"ports {ports_text(self.ranges_of(other))}: Squid allows CONNECT there and denies plain requests; "
+                    "rules here decide both alike, so these ports stay closed; add `ports` by hand where they are "
+                    "needed"
+                )
+                yield self.line(number).note(why)
+        if self.reverse is not None:
+            yield self.line(self.reverse).note(LITERALS_WHY)
+
+    def line(self, number: int) -> Directive:
+        """The line of a rule; of the last one for what no rule decides."""
+        if number < len(self.rules):
+            return self.rules[number].line
+        return (self.gates["http_access"] or self.rules)[-1].line
+
+    def ranges_of(self, mask: int) -> PortRanges:
+        """The ports of a set of port classes."""
+        return merged(
+            piece
+            for position, found in enumerate(self.ports)
+            if mask & (1 << position)
+            for piece in found
+        )
+
+
+def _about(literal: Literal, value: int) -> int:
+    return YES - value if literal.negated else value
+
+
+def _regions(
+    acls: Sequence[Acl], about: Callable[[Acl, int], int]
+) -> tuple[list[tuple[tuple[int, int], ...]], list[tuple[int, ...]]]:
+    """All addresses, in groups about which the acls say the same."""
+    sets = [ranges for acl in acls for ranges in (acl.ranges, acl.doubtful)]
+    found: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    for piece in pieces(EVERY_ADDRESS, sets):
+        values = tuple(about(acl, piece[0]) for acl in acls)
+        found.setdefault(values, []).append(piece)
+    return [tuple(ranges) for ranges in found.values()], list(found)
+
+
+def _port_classes(
+    found: Sequence[tuple[int, int]], acls: Sequence[Acl]
+) -> list[list[tuple[int, int]]]:
+    """Ports in classes about which the acls say the same; 80 and 443, which are defaults, stand alone."""
+    classes: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+    for piece in found:
+        key = (
+            piece[0] in (80, 443) and piece[0],
+            *(any(low <= piece[0] <= high for low, high in acl.ranges) for acl in acls),
+        )
+        classes.setdefault(key, []).append(piece)
+    return list(classes.values())
