@@ -1,0 +1,196 @@
+"""The smallest policy that would have let the refused requests of a log through, as a diff to review.
+
+Requests are decided anew by the configuration as it is, so that what it allows by now is left out. The edited text is
+loaded again before it is shown: it must mean what the old one meant, and the new rules, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from egress_proxy.config.load import load
+from egress_proxy.core import reason as reasons
+from egress_proxy.core.identity import Identity
+from egress_proxy.core.names import Authority
+from egress_proxy.core.policy import CompiledPolicy
+from egress_proxy.history.draft import Draft, Snapshot, as_yaml, draft
+from egress_proxy.history.edit import flow
+from egress_proxy.history.logs import LogReader, PastRequest
+from egress_proxy.history.needs import (
+    Home,
+    Hopeless,
+    Needs,
+    Wish,
+    lift,
+    refusal,
+    that_matter,
+    unseen_subjects,
+)
+from egress_proxy.history.siblings import common_domains
+from egress_proxy.history.suggestion import (
+    AddedRule,
+    Addition,
+    AlsoAllowed,
+    NotLifted,
+    Suggestion,
+    Wildcard,
+    as_text,
+)
+from egress_proxy.history.tally import Distinct, left_out_message
+
+__all__ = ["Suggestion", "as_text", "suggest"]
+
+#: Clients of a rule that JSON names.
+_MAX_CLIENTS: Final = 10
+
+
+def suggest(
+    config_path: str,
+    lines: Iterable[str],
+    addresses: Mapping[str, tuple[str, ...]] | None = None,
+) -> Suggestion:
+    """Read a log and find what to add to the configuration.
+
+    ``addresses`` are those behind names, where they are known: the line of a refused request has none. Keys are
+    canonical hosts, values as :func:`~egress_proxy.core.explain.parse_address` gives them. Raises ConfigError.
+    """
+    sources = Snapshot()
+    loaded = load(config_path, sources)
+    policy = loaded.config.policy
+    reader = LogReader(lines)
+    refused = _Refused(policy, addresses or {})
+    for request in reader:
+        refused.read(request)
+    needs = Needs(policy)
+    lifted: list[Wish] = []
+    hopeless: list[NotLifted] = []
+    for wish, tally in refused.wishes.items():
+        decision, answer = lift(policy, wish)
+        if isinstance(answer, Hopeless):
+            match = decision.match if answer.reason in _BY_RULE else None
+            hopeless.append(
+                NotLifted(
+                    client=str(wish.identity),
+                    destination=str(wish.destination),
+                    requests=tally.requests,
+                    last=tally.last,
+                    reason=answer.reason,
+                    why=answer.why,
+                    policy=None if match is None else match.policy,
+                    rule=None if match is None else str(match.rule),
+                    place=None if match is None else str(match.rule.place),
+                )
+            )
+        else:
+            needs.add(wish.identity, decision, answer, tally)
+            lifted.append(wish)
+    homes = needs.homes()
+    outcome = Draft()
+    if homes:
+        outcome = draft(config_path, loaded, sources, homes, lifted)
+    after = outcome.policy
+    also = [
+        AlsoAllowed(str(identity), str(destination), tally.requests)
+        for (identity, destination, known), tally in refused.others.items()
+        if after is not None and refusal(after, identity, destination, known)[1] is None
+    ]
+    log = reader.summary()
+    notes = unseen_subjects(policy, reader.named) if log.requests else []
+    left_out = refused.wishes.left_out + refused.others.left_out
+    if left_out:
+        notes.append(left_out_message(left_out))
+    return Suggestion(
+        config=config_path,
+        refused=refused.count,
+        already_allowed=refused.already_allowed,
+        lifted=sum(rule.tally.requests for home in homes for rule in home.rules),
+        additions=tuple(map(_addition, homes)),
+        diff=outcome.diff,
+        apply_in=outcome.apply_in,
+        unverified=outcome.unverified,
+        yaml=as_yaml(homes) if homes else "",
+        warnings=outcome.warnings,
+        wildcards=tuple(_wildcards(homes)),
+        not_lifted=tuple(sorted(hopeless, key=_by_requests)),
+        also_allowed=tuple(sorted(also, key=_by_requests)),
+        notes=tuple(notes),
+        log=log,
+    )
+
+
+#: Denials that a rule makes.
+_BY_RULE: Final = (reasons.DENY_RULE.name, reasons.APPROVAL_REQUIRED.name)
+
+
+def _by_requests(found: NotLifted | AlsoAllowed) -> tuple[int, str, str]:
+    return -found.requests, found.destination, found.client
+
+
+# Reading ----------------------------------------------------------------------------------------------------------
+
+
+class _Refused:
+    """The requests that matter: those that were refused and still are, and those that are by now."""
+
+    def __init__(self, policy: CompiledPolicy, addresses: Mapping[str, tuple[str, ...]]) -> None:
+        self._policy = policy
+        self._addresses = addresses
+        self.count = 0
+        self.already_allowed = 0
+        self.wishes: Distinct[Wish] = Distinct()
+        self.others: Distinct[tuple[Identity, Authority, tuple[str, ...]]] = Distinct()
+
+    def read(self, request: PastRequest) -> None:
+        identity, destination = request.identity, request.destination
+        known = self._addresses.get(destination.host.text, ())
+        if not known and request.address is not None:
+            known = (request.address,)
+        _, denial = refusal(self._policy, identity, destination, known)
+        if request.refused:
+            self.count += 1
+            prohibited = request.reason == reasons.DESTINATION_IP_PROHIBITED.name
+            unknown = prohibited and not known and destination.host.address is None
+            if denial is None and not unknown:
+                self.already_allowed += 1
+                return
+        elif denial is None:
+            return
+        matter = that_matter(self._policy, identity, destination, known)
+        if request.refused:
+            # Of a host that no rule allows, the rule is suggested first: its addresses are looked at after that.
+            wish = Wish(identity, destination, matter, denial is None)
+            self.wishes.add(wish, request.time)
+        else:
+            self.others.add((identity, destination, matter), request.time)
+
+
+# Telling ----------------------------------------------------------------------------------------------------------
+
+
+def _addition(home: Home) -> Addition:
+    return Addition(
+        policy=home.name,
+        place=None if home.policy is None else str(home.policy.place),
+        subject=None if home.subject is None else flow(home.subject.yaml),
+        rules=tuple(
+            AddedRule(
+                rule=[flow(value) for value in wanted.values],
+                requests=wanted.tally.requests,
+                client_count=len(wanted.clients),
+                clients=tuple(
+                    str(client) for client, _ in wanted.clients.most_common(_MAX_CLIENTS)
+                ),
+                first=wanted.tally.first,
+                last=wanted.tally.last,
+            )
+            for wanted in home.rules
+        ),
+    )
+
+
+def _wildcards(homes: list[Home]) -> Iterable[Wildcard]:
+    for home in homes:
+        hosts = {rule.target for rule in home.rules if not rule.is_cidr}
+        for domain, number in common_domains(hosts).items():
+            yield Wildcard(home.name, f"*.{domain}", number)
