@@ -25,18 +25,15 @@ from egress_proxy.config.documents import INCLUDED_KEYS, VERSION
 from egress_proxy.config.model import Config
 from egress_proxy.config.reload import NEEDS_RESTART
 from egress_proxy.config.rules import (
-    _NAME,
-    _NAME_FORM,
     MAX_PER_RULE,
     POLICY_KEYS,
     RULE_KEYS,
-    _allow_private,
+    allow_private_networks,
 )
 from egress_proxy.config.schema import KEYS, SECTIONS, Section
-from egress_proxy.config.sets import SET_NAME
 from egress_proxy.config.subjects import (
-    _LABEL_KEY,
-    _LABEL_VALUE,
+    LABEL_KEY,
+    LABEL_VALUE,
     MAX_LABELS,
     MAX_SUBJECTS,
     NAMESPACE,
@@ -46,9 +43,11 @@ from egress_proxy.config.subjects import (
     USER_FORM,
 )
 from egress_proxy.config.values import (
-    _DURATION_UNITS,
-    _NUMBER_AND_UNIT,
-    _SIZE_UNITS,
+    DURATION_UNITS,
+    NAME,
+    NAME_FORM,
+    NUMBER_AND_UNIT,
+    SIZE_UNITS,
     Choice,
     Duration,
     Integer,
@@ -234,7 +233,7 @@ def _address_and_port(port: str, example: str) -> Schema:
 def _with_unit(kind: str, units: Mapping[str, Any], low: str, high: str) -> Schema:
     unit = "|".join(units)
     says = f"A {kind} from {low} to {high}: a whole number with a unit ({', '.join(units)})."
-    number = _NUMBER_AND_UNIT.pattern.removesuffix("([A-Za-z]+)")
+    number = NUMBER_AND_UNIT.pattern.removesuffix("([A-Za-z]+)")
     return _text(f"{number}(?:{unit})", says) | {"description": says}
 
 
@@ -258,9 +257,9 @@ def _form(reader: Reader) -> Schema:
         case Integer(low, high):
             return {"type": "integer", "minimum": low, "maximum": high}
         case Duration(low, high):
-            return _with_unit("duration", _DURATION_UNITS, low, high)
+            return _with_unit("duration", DURATION_UNITS, low, high)
         case Size(low, high):
-            return _with_unit("size", _SIZE_UNITS, low, high)
+            return _with_unit("size", SIZE_UNITS, low, high)
         case Choice(words):
             return {"type": "string", "enum": [word.value for word in words]}
         case ListOf(inner, at_most, example):
@@ -306,9 +305,9 @@ def _as_written(reader: Reader, value: Any) -> Any:
     """A default as a file would say it; None where there is none."""
     match reader:
         case Duration():
-            return _in_largest_unit(value, _DURATION_UNITS)
+            return _in_largest_unit(value, DURATION_UNITS)
         case Size():
-            return _in_largest_unit(value, _SIZE_UNITS)
+            return _in_largest_unit(value, SIZE_UNITS)
         case Choice():
             return value.value
         case Integer():
@@ -377,7 +376,7 @@ _RULE: Final[dict[str, Schema]] = {
     "host": _ref("hostOrSet"),
     "cidr": _ref("network"),
     "ports": _list(_ref("port"), MAX_PER_RULE) | {"examples": [[443, "8000-8010"]]},
-    "allow_private": _form(_allow_private),
+    "allow_private": _form(allow_private_networks),
     "tls": _TLS,
 }
 
@@ -409,15 +408,15 @@ _SUBJECT: Final[dict[str, Schema]] = {
     "user": _text(USER.pattern, USER_FORM),
     "namespace": _text(NAMESPACE.pattern, NAMESPACE_FORM),
     "pod_labels": _names(
-        _LABEL_KEY.pattern,
-        _text(_LABEL_VALUE.pattern, "Write the label's value, in quotes if need be."),
+        LABEL_KEY.pattern,
+        _text(LABEL_VALUE.pattern, "Write the label's value, in quotes if need be."),
         minProperties=1,
         maxProperties=MAX_LABELS,
     ),
 }
 
 _POLICY: Final[dict[str, Schema]] = {
-    "name": _text(_NAME.pattern, _NAME_FORM),
+    "name": _text(NAME.pattern, NAME_FORM),
     "subjects": _list(_ref("subject"), MAX_SUBJECTS) | {"examples": [[{"cidr": "10.20.0.0/16"}]]},
     "allow": _list(_ref("rule")) | {"examples": [["github.com", "*.githubusercontent.com"]]},
     "ask": _list(_ref("rule")),
@@ -437,7 +436,7 @@ _DEFINITIONS: Final[dict[str, Schema]] = {
         "description": 'A host, "*.example.com" for every name below example.com, or "*" for every host.',
         "examples": ["example.com", "*.example.com"],
     },
-    "hostOrSet": _text(f"@{SET_NAME.pattern}|{_HOST}", f'{_HOST_SAYS} A set is "@NAME".')
+    "hostOrSet": _text(f"@{NAME.pattern}|{_HOST}", f'{_HOST_SAYS} A set is "@NAME".')
     | {
         "description": 'A host, "*.example.com" for every name below example.com, "*" for every host, or "@NAME" for a '
         "set. On ports 80 and 443; in a deny rule on every port.",
@@ -469,7 +468,7 @@ _BESIDE: Final[dict[str, Schema]] = {
     "include": _list(_FORMS[relative_path])
     | _described("include")
     | {"examples": [["policies.d"]]},
-    "sets": _names(SET_NAME.pattern, _SET)
+    "sets": _names(NAME.pattern, _SET)
     | _described("sets")
     | {"examples": [{"mirrors": ["example.org"], "partners": {"file": "hosts.txt"}}]},
     "policies": _list(_ref("policy"))

@@ -12,7 +12,7 @@ from egress_proxy.config.errors import Code, Report, elsewhere, quoted
 from egress_proxy.config.nodes import fields, in_quotes, items, scalar, text
 from egress_proxy.config.sets import Sets
 from egress_proxy.config.subjects import read_subjects
-from egress_proxy.config.values import ListOf
+from egress_proxy.config.values import NAME, NAME_FORM, ListOf
 from egress_proxy.config.yaml_source import Mapping, Node, Scalar, Sequence, place_of
 from egress_proxy.core.networks import IPNetwork
 from egress_proxy.core.policy import (
@@ -43,13 +43,11 @@ RULE_NOT_YET: Final = {
     "upstream": POLICY_NOT_YET["upstream"],
 }
 
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_NAME_FORM: Final = "write 1 to 64 letters, digits, dots, hyphens or underscores"
 _POLICIES_EXAMPLE: Final = "a list of policies, each `- name: …` with `allow:`"
 _RULES_EXAMPLE: Final = "a list of hosts, each `- example.com`"
 _RULE_EXAMPLE: Final = "a host, or {host: example.com, ports: [443]}"
 
-_allow_private: Final = ListOf(network, MAX_PER_RULE, "[10.0.0.0/8]")
+allow_private_networks: Final = ListOf(network, MAX_PER_RULE, "[10.0.0.0/8]")
 
 
 class PolicyReader:
@@ -110,7 +108,7 @@ class PolicyReader:
             ports = _ports(found["ports"], report)
         lifted: tuple[IPNetwork, ...] | None = ()
         if "allow_private" in found:
-            lifted = _allow_private(found["allow_private"], "`allow_private`", report)
+            lifted = allow_private_networks(found["allow_private"], "`allow_private`", report)
             if action is Action.DENY or "cidr" in found:
                 what = "`allow_private` belongs to a rule with `host` under `allow` or `ask`"
                 there = place_of(found["allow_private"], report)
@@ -170,13 +168,13 @@ def _policy_name(
             )
         return ""
     node = found["name"]
-    name = text(node, "the name of a policy", report, _NAME_FORM, in_quotes)
+    name = text(node, "the name of a policy", report, NAME_FORM, in_quotes)
     if name is None:
         return ""
     place = place_of(node, report)
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         report.error(
-            Code.BAD_VALUE, place, f"{quoted(name)} cannot be the name of a policy", _NAME_FORM
+            Code.BAD_VALUE, place, f"{quoted(name)} cannot be the name of a policy", NAME_FORM
         )
     elif name in names:
         taken = elsewhere(names[name], place)

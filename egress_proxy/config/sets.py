@@ -10,7 +10,7 @@ from egress_proxy.config.errors import Code, ConfigError, Report, elsewhere, quo
 from egress_proxy.config.ignores import find_ignores
 from egress_proxy.config.nodes import fields, items
 from egress_proxy.config.sources import Sources
-from egress_proxy.config.values import relative_path
+from egress_proxy.config.values import NAME, NAME_FORM, relative_path
 from egress_proxy.config.yaml_source import (
     Mapping,
     Node,
@@ -22,8 +22,6 @@ from egress_proxy.config.yaml_source import (
 )
 from egress_proxy.core.policy import HostPattern, HostSet, Place
 
-SET_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_NAME_FORM: Final = "write 1 to 64 letters, digits, dots, hyphens or underscores"
 _EXAMPLE: Final = "a list of hosts, or {file: hosts.txt}"
 #: What a line of a plain text file says before its comment.
 _LINE: Final = re.compile(r"\s*(.*?)\s*(?:(?:^|\s)#.*)?")
@@ -39,9 +37,9 @@ def read_sets(node: Node, report: Report, sources: Sources, found: Sets) -> None
         return
     for key, value in node.entries:
         place = place_of(key, report)
-        if not SET_NAME.fullmatch(key.text):
+        if not NAME.fullmatch(key.text):
             what = f"{quoted(key.text)} cannot be the name of a set"
-            report.error(Code.BAD_VALUE, place, what, _NAME_FORM)
+            report.error(Code.BAD_VALUE, place, what, NAME_FORM)
         elif key.text in found:
             first = elsewhere(found[key.text].place, place)
             what = f"the set {quoted(key.text)} is defined twice, first on {first}"

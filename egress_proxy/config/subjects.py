@@ -30,8 +30,8 @@ NAMESPACE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 NAMESPACE_FORM: Final = "write the name of a Kubernetes namespace"
 # Kubernetes' "Labels and Selectors": an optional DNS prefix and a name; a value may be empty.
 _LABEL_NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
-_LABEL_KEY: Final = re.compile(rf"(?:[a-z0-9](?:[a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_LABEL_NAME}")
-_LABEL_VALUE: Final = re.compile(rf"(?:{_LABEL_NAME})?")
+LABEL_KEY: Final = re.compile(rf"(?:[a-z0-9](?:[a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_LABEL_NAME}")
+LABEL_VALUE: Final = re.compile(rf"(?:{_LABEL_NAME})?")
 _LABELS_EXAMPLE: Final = "{app: web}"
 
 
@@ -87,12 +87,12 @@ def _pod_labels(node: Node, report: Report) -> tuple[tuple[str, str], ...]:
         found = text(
             value, f"the label {quoted(key)}", report, "write the label's value", in_quotes
         )
-        if not _LABEL_KEY.fullmatch(key):
+        if not LABEL_KEY.fullmatch(key):
             what = f"{quoted(key)} cannot be the name of a label"
             report.error(
                 Code.BAD_VALUE, place_of(node, report), what, "write it as Kubernetes does"
             )
-        elif found is not None and not _LABEL_VALUE.fullmatch(found):
+        elif found is not None and not LABEL_VALUE.fullmatch(found):
             what = f"{quoted(found)} cannot be the value of a label"
             report.error(
                 Code.BAD_VALUE, place_of(value, report), what, "write it as Kubernetes does"

@@ -24,9 +24,9 @@ Reader = Callable[[Node, str, Report], Any]
 # Numbers ----------------------------------------------------------------------------------------------------------
 
 _INTEGER: Final = re.compile(r"0|[1-9][0-9]*")
-_NUMBER_AND_UNIT: Final = re.compile(r"(0|[1-9][0-9]{0,11})([A-Za-z]+)")
-_DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE_UNITS: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+NUMBER_AND_UNIT: Final = re.compile(r"(0|[1-9][0-9]{0,11})([A-Za-z]+)")
+DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+SIZE_UNITS: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Duration:
     high: str
 
     def __call__(self, node: Node, name: str, report: Report) -> float | None:
-        return _with_unit(node, name, report, _DURATION_UNITS, (self.low, self.high), "s")
+        return _with_unit(node, name, report, DURATION_UNITS, (self.low, self.high), "s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Size:
     high: str
 
     def __call__(self, node: Node, name: str, report: Report) -> int | None:
-        size = _with_unit(node, name, report, _SIZE_UNITS, (self.low, self.high), "KiB")
+        size = _with_unit(node, name, report, SIZE_UNITS, (self.low, self.high), "KiB")
         return None if size is None else int(size)
 
 
@@ -129,7 +129,7 @@ def _with_unit(
 
 def parse_with_unit(text: str, units: dict[str, Any]) -> float | None:
     """A number with exactly one unit, without sign, fraction, white space or leading zero; None for anything else."""
-    match = _NUMBER_AND_UNIT.fullmatch(text)
+    match = NUMBER_AND_UNIT.fullmatch(text)
     if match is None or match[2] not in units:
         return None
     # Through integers where the unit is a fraction, so that 100ms is 0.1 and not the nearest product.
@@ -157,6 +157,11 @@ def boolean(node: Node, name: str, report: Report) -> bool | None:
 
 
 # Texts ------------------------------------------------------------------------------------------------------------
+
+
+#: The name of a policy or of a set. It stands in log lines, and that of a policy in metrics.
+NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+NAME_FORM: Final = "write 1 to 64 letters, digits, dots, hyphens or underscores"
 
 
 @dataclass(frozen=True, slots=True)

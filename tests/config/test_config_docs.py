@@ -15,8 +15,8 @@ from egress_proxy.config.model import Audit, Config, Dns, Limits, Timeouts
 from egress_proxy.config.schema import NOT_YET, SECTIONS, Section, every_key
 from egress_proxy.config.subjects import SUBJECT_NOT_YET
 from egress_proxy.config.values import (
-    _DURATION_UNITS,
-    _SIZE_UNITS,
+    DURATION_UNITS,
+    SIZE_UNITS,
     Duration,
     Integer,
     Reader,
@@ -114,7 +114,7 @@ def test_the_page_has_the_default_and_the_bounds(key: str) -> None:
         assert (int(low.strip("`")), int(high.strip("`"))) == (reader.low, reader.high)
         return
     assert isinstance(reader, Duration | Size)
-    units = _DURATION_UNITS if isinstance(reader, Duration) else _SIZE_UNITS
+    units = DURATION_UNITS if isinstance(reader, Duration) else SIZE_UNITS
     assert parse_with_unit(default.strip("`"), units) == default_of(key)
     assert (low.strip("`"), high.strip("`")) == (reader.low, reader.high)
 
@@ -130,7 +130,7 @@ def test_every_default_lies_within_its_bounds() -> None:
             assert reader.low <= default_of(key) <= reader.high
         elif isinstance(reader, Duration | Size):
             units: dict[str, Any] = dict(
-                _DURATION_UNITS if isinstance(reader, Duration) else _SIZE_UNITS
+                DURATION_UNITS if isinstance(reader, Duration) else SIZE_UNITS
             )
             low, high = (parse_with_unit(bound, units) for bound in (reader.low, reader.high))
             assert low is not None
@@ -168,3 +168,9 @@ def test_an_example_of_the_pages_loads() -> None:
                 Code.TLS_OFF,
             }
     assert whole == 2
+
+
+def test_editors_find_the_schema_of_the_example() -> None:
+    first = EXAMPLE.read_text(encoding="utf-8").splitlines()[0]
+    assert first == "# yaml-language-server: $schema=schema.json"
+    assert (EXAMPLE.parent / "schema.json").is_file()

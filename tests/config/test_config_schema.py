@@ -30,7 +30,7 @@ from egress_proxy.config.errors import Code, ConfigError, Problem, Report, Sever
 from egress_proxy.config.json_schema import DESCRIPTIONS, as_text, json_schema
 from egress_proxy.config.load import Loaded, load
 from egress_proxy.config.schema import SECTIONS, Section, every_key
-from egress_proxy.config.values import _DURATION_UNITS, _SIZE_UNITS, parse_with_unit
+from egress_proxy.config.values import DURATION_UNITS, SIZE_UNITS, parse_with_unit
 from egress_proxy.config.yaml_source import Scalar
 from egress_proxy.core.policy import Place
 from tests.support.credentials import write_users
@@ -384,8 +384,8 @@ def test_any_network(address: str, prefix: str | None) -> None:
 def test_any_number_with_a_unit(text: str) -> None:
     properties = SCHEMA["properties"]
     for part, units in (
-        (properties["drain_timeout"], dict[str, Any](_DURATION_UNITS)),
-        (properties["limits"]["properties"]["head_bytes"], dict[str, Any](_SIZE_UNITS)),
+        (properties["drain_timeout"], dict[str, Any](DURATION_UNITS)),
+        (properties["limits"]["properties"]["head_bytes"], dict[str, Any](SIZE_UNITS)),
     ):
         assert matches(part, text) == (parse_with_unit(text, units) is not None)
 
