@@ -124,8 +124,11 @@ def _with_users(found: Credentials, document: Document, sources: Sources) -> Cre
     """The credentials with what the users file says."""
     report, place = document.report, document.places["credentials"]
     if not found.users_file:
-        what = "`credentials` has no `users_file`"
-        report.error(Code.MISSING_KEY, place, what, "write `users_file:` with the path of one")
+        node = document.fields["credentials"]
+        # What stands there and is wrong was reported already.
+        if isinstance(node, Mapping) and all(key.text != "users_file" for key, _ in node.entries):
+            what = "`credentials` has no `users_file`"
+            report.error(Code.MISSING_KEY, place, what, "write `users_file:` with the path of one")
         return found
     try:
         data = sources.read(found.users_file)
