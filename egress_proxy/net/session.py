@@ -146,7 +146,8 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> _Nex
         revoked = reason_to_revoke(worker, config, permit)
         if revoked is not None:
             worker.poller.close(origin.detach())
-            record.generation = worker.generation
+            # What allowed it is no longer there; the reason and the generation are the new policy's.
+            record.generation, record.policy, record.rule = worker.generation, None, None
             return await _refuse(worker, client, record, revoked, request)
         client.strand.permit = permit
         if request.is_connect:
