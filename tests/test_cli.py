@@ -78,6 +78,7 @@ def test_help(run: Any, verb: tuple[str, ...]) -> None:
         ("explain",),
         ("explain", "--as", "10.0.0.1", "example.com"),
         ("explain", "--as", "user", "example.com"),
+        ("explain", "--as", "user=", "example.com"),
         ("explain", "--as", "user=a,user=b", "example.com"),
         ("explain", "--as", "pod_labels.=a", "example.com"),
         ("explain", "--as", "client=me", "example.com"),

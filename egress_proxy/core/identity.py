@@ -50,6 +50,8 @@ def parse_identity(text: str) -> Identity:
             raise IdentityError(
                 "write client=IP, user=NAME, namespace=NAME or pod_labels.KEY=VALUE, with commas between"
             )
+        if not value and not key.startswith(_LABEL):
+            raise IdentityError(f"`{key}` has no value")
         if key in fields:
             raise IdentityError(f"`{key}` stands there twice")
         fields[key] = value
