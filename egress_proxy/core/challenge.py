@@ -7,15 +7,16 @@ optional, what a user may do and nobody else must therefore be answered with a c
 from __future__ import annotations
 
 from enum import Enum
+from ipaddress import ip_address
 from typing import Final
 
 import msgspec
 
 from egress_proxy.core import reason as reasons
-from egress_proxy.core.decide import Decision, decide
+from egress_proxy.core.decide import Decision, remember
 from egress_proxy.core.identity import Identity
-from egress_proxy.core.names import Authority
-from egress_proxy.core.policy import CompiledPolicy
+from egress_proxy.core.names import Authority, plain_address
+from egress_proxy.core.policy import Action, CompiledPolicy
 from egress_proxy.core.reason import Reason
 
 #: Denials that end where a rule allows. A deny rule holds for whoever it is.
@@ -24,8 +25,6 @@ _NOT_ALLOWED: Final = (
     reasons.PORT_NOT_ALLOWED,
     reasons.ADDRESS_NOT_ALLOWED,
 )
-#: What the same request may meet instead when it is a user's.
-_BETTER: Final = (None, reasons.APPROVAL_REQUIRED)
 
 
 class Asks(Enum):
@@ -57,13 +56,28 @@ def credentials_would_help(
     """Whether a user could do from here what this client, of whom no user is known, was just refused."""
     if identity.user is not None or decision.denial not in _NOT_ALLOWED:
         return False
-    tried: set[str] = set()
-    for number, _ in policy.naming(destination.host):
-        for subject in policy.policies[number].subjects or ():
-            user = subject.user
-            if user is not None and user not in tried:
-                tried.add(user)
-                known = msgspec.structs.replace(identity, user=user)
-                if decide(policy, known, destination).denial in _BETTER:
-                    return True
-    return False
+    # Remembered beside the decisions: whoever repeats a refused request must not cost a walk along the users each time.
+    key = (identity, destination)
+    known: bool | None = policy.memo.get(key)
+    if known is None:
+        known = bool(_users(policy, identity, destination))
+        remember(policy, key, known)
+    return known
+
+
+def _users(policy: CompiledPolicy, identity: Identity, destination: Authority) -> set[str]:
+    """The users who may ask for the destination from here, though perhaps a human must approve it."""
+    address = plain_address(ip_address(identity.client))
+    allowed: set[str] = set()
+    denied: set[str] = set()
+    for number, rule in policy.naming(destination.host):
+        if rule.covers_port(destination.port):
+            found = denied if rule.action is Action.DENY else allowed
+            for subject in policy.policies[number].subjects or ():
+                user = subject.user
+                # Each condition but the user's is this client's.
+                if user is not None and subject.describes(
+                    msgspec.structs.replace(identity, user=user), address
+                ):
+                    found.add(user)
+    return allowed - denied

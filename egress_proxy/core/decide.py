@@ -59,10 +59,16 @@ def decide(policy: CompiledPolicy, identity: Identity, destination: Authority) -
     key = (policy.applicable(identity), destination)
     decision = memo.get(key)
     if decision is None:
-        if len(memo) >= _MEMO_SIZE:
-            memo.clear()
-        decision = memo[key] = _decide(policy, identity, destination)
+        decision = _decide(policy, identity, destination)
+        remember(policy, key, decision)
     return decision
+
+
+def remember(policy: CompiledPolicy, key: object, value: object) -> None:
+    """Keep what was worked out for as long as the policy lives, or until there is too much of it."""
+    if len(policy.memo) >= _MEMO_SIZE:
+        policy.memo.clear()
+    policy.memo[key] = value
 
 
 def _decide(policy: CompiledPolicy, identity: Identity, destination: Authority) -> Decision:

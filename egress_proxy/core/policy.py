@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -163,7 +163,7 @@ class CompiledPolicy:
 
     __slots__ = (
         *("_any", "_applicable", "_below", "_closed", "_denied", "_exact", "_networks"),
-        *("memo", "mode", "policies", "rule_count"),
+        *("__weakref__", "memo", "mode", "policies", "rule_count"),
     )
 
     def __init__(self, policies: Iterable[Policy], mode: Mode = Mode.ENFORCE) -> None:
@@ -194,7 +194,8 @@ class CompiledPolicy:
         self.rule_count = count
         """Rules in force, each host of a set that a rule uses counted as one."""
         # Bounded, because whoever can connect chooses the keys.
-        self._applicable = lru_cache(maxsize=65536)(self._find_applicable)
+        # No method of ours is cached: it would refer to us, and a policy that another one has replaced must go at once.
+        self._applicable = lru_cache(maxsize=65536)(partial(_find_applicable, self.policies))
         self._closed = lru_cache(maxsize=1024)(ClosedNetworks)
         self.memo: dict[Any, Any] = {}
         """Where :mod:`egress_proxy.core.decide` keeps what it has worked out, for as long as this policy lives."""
@@ -225,14 +226,6 @@ class CompiledPolicy:
     def applicable(self, identity: Identity) -> frozenset[int]:
         """The numbers of the policies that apply to a client."""
         return self._applicable(identity)
-
-    def _find_applicable(self, identity: Identity) -> frozenset[int]:
-        address = plain_address(ip_address(identity.client))
-        return frozenset(
-            number
-            for number, policy in enumerate(self.policies)
-            if policy.applies_to(identity, address)
-        )
 
     def matches(self, identity: Identity, host: Host) -> Iterator[Entry]:
         """The rules that name this host, whatever their ports, for this client: the most specific first."""
@@ -265,6 +258,13 @@ class CompiledPolicy:
         if not self._denied:
             return None
         return self._closed(self._denied, self.applicable(identity), port)
+
+
+def _find_applicable(policies: tuple[Policy, ...], identity: Identity) -> frozenset[int]:
+    address = plain_address(ip_address(identity.client))
+    return frozenset(
+        number for number, policy in enumerate(policies) if policy.applies_to(identity, address)
+    )
 
 
 def _each(found: Entry | list[Entry]) -> Iterable[Entry]:

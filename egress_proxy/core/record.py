@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from egress_proxy.core.reason import Event, Reason
+from egress_proxy.core.reason import POLICY_REVOKED, Event, Reason
 
 
 class Record(msgspec.Struct, omit_defaults=True):
@@ -39,8 +39,13 @@ class Record(msgspec.Struct, omit_defaults=True):
     bytes_received: int | None = None
 
     def conclude(self, event: Event, reason: Reason | None) -> None:
-        """Set how the request ended. ``WOULD_DENY`` is kept: in audit mode that is what the line is for."""
-        if self.event == Event.WOULD_DENY and (reason is None or event is not Event.DENIED):
+        """Set how the request ended.
+
+        ``WOULD_DENY`` is kept, for in audit mode that is what the line is for, unless it was refused or revoked.
+        """
+        if self.event == Event.WOULD_DENY and not (
+            event is Event.DENIED or reason is POLICY_REVOKED
+        ):
             return
         self.event = event
         if reason is not None:

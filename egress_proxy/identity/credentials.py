@@ -181,9 +181,10 @@ class Credentials:
         return keyed.digest()
 
     def _has_room(self, client: str) -> bool:
-        return (
-            len(self._checks) < MAX_WAITING
-            and len(self._waiting.get(client, ())) < MAX_WAITING_OF_CLIENT
+        queue = self._waiting.get(client)
+        # Whoever has nothing waiting gets in, or a few who guess would shut out the others.
+        return queue is None or (
+            len(self._checks) < MAX_WAITING and len(queue) < MAX_WAITING_OF_CLIENT
         )
 
     def _start_next(self) -> None:
@@ -204,7 +205,13 @@ class Credentials:
         self._busy = True
         expected = self._users.get(check.user)
         hashed = self._nobodys_hash(check.user) if expected is None else expected.encode("ascii")
-        done = self._loop.run_in_executor(self._thread, bcrypt.checkpw, check.password, hashed)
+        try:
+            done = self._loop.run_in_executor(self._thread, bcrypt.checkpw, check.password, hashed)
+        except RuntimeError:
+            # The system has no thread for us now. The next check tries again.
+            self._busy = False
+            self._settle(check, Refused.OVERLOADED)
+            return
         done.add_done_callback(partial(self._ran, check, expected))
 
     def _ran(self, check: _Check, expected: str | None, done: asyncio.Future[bool]) -> None:

@@ -161,7 +161,6 @@ class Tunnel:
         readable, whether the origin may have sent something.
         """
         poller, up, down = self.poller, self._up, self._down
-        poller.connections.add(self)
         poller.hand_over(down.source, down.on_edge)
         up.residue = early
         if watched:
@@ -169,6 +168,7 @@ class Tunnel:
         else:
             poller.watch(up.source, up.on_edge, output=False)
         self.deadline = min(poller.now + self.idle_time, self.end)
+        poller.connections.add(self)
         # An end that was announced before is not announced again.
         if watched or early:
             up.closing = watched

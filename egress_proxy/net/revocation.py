@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -20,8 +21,9 @@ from egress_proxy.observe.events import log
 if TYPE_CHECKING:
     from egress_proxy.net.worker import Worker
 
-#: Connections that are looked at before others have their turn: a look takes some microseconds.
-_FAIR_SHARE: Final = 200
+#: Seconds of looking at connections after which others have their turn. A look takes microseconds, or a millisecond
+#: with thousands of subjects and a client that the new policy has not seen.
+_FAIR_SHARE: Final = 0.002
 
 
 class Permit(msgspec.Struct, frozen=True, gc=False):
@@ -45,9 +47,12 @@ def reason_to_revoke(worker: Worker, decided_by: Config, permit: Permit) -> Reas
 def _refusal(worker: Worker, permit: Permit) -> Reason | None:
     """Why the configuration in force does not allow what was allowed once; None where it still does."""
     config, identity = worker.config, permit.identity
-    if config.policy.mode is not Mode.AUDIT:
+    if config.credentials is None:
+        # Nobody is asked any more, so nobody is a user.
+        identity = msgspec.structs.replace(identity, user=None)
+    elif config.policy.mode is not Mode.AUDIT:
         if identity.user is None:
-            if config.credentials is not None and config.credentials.required:
+            if config.credentials.required:
                 return reasons.PROXY_CREDENTIALS_REQUIRED
         elif worker.credentials.stamp(identity.user) != permit.stamp:
             return reasons.PROXY_CREDENTIALS_WRONG
@@ -64,19 +69,27 @@ async def revoke(worker: Worker) -> None:
     if config.on_revoke is OnRevoke.KEEP:
         return
     closed = 0
-    for number, connection in enumerate(list(worker.poller.connections), 1):
-        if number % _FAIR_SHARE == 0:
+    until = monotonic() + _FAIR_SHARE
+    for connection in list(worker.poller.connections):
+        if monotonic() > until:
             await asyncio.sleep(0)
+            until = monotonic() + _FAIR_SHARE
             if worker.config is not config:
                 return  # the configuration after this one is looked at by itself
         permit = connection.permit
         if not isinstance(permit, Permit) or connection not in worker.poller.connections:
             continue
-        if _refusal(worker, permit) is not None:
-            closed += 1
-            try:
-                connection.interrupt(Interrupted(reasons.POLICY_REVOKED))
-            except Exception:  # noqa: BLE001 - the others must be closed too
-                log.error("defect", exc_info=True)
+        try:
+            refused = _refusal(worker, permit) is not None
+        except Exception:  # noqa: BLE001 - what cannot be decided is not allowed
+            log.error("defect", exc_info=True)
+            refused = True
+        if not refused:
+            continue
+        closed += 1
+        try:
+            connection.interrupt(Interrupted(reasons.POLICY_REVOKED))
+        except Exception:  # noqa: BLE001 - the others must be closed too
+            log.error("defect", exc_info=True)
     if closed:
         log.info("revoked", connections=closed, generation=worker.generation)

@@ -151,7 +151,7 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> _Nex
             return await _refuse(worker, client, record, revoked, request)
         client.strand.permit = permit
         if request.is_connect:
-            return await _tunnel(worker, client, origin, config, record)
+            return await _tunnel(worker, client, origin, config, permit, record)
         return await _forward(worker, client, origin, config, request, record)
     except HeadError as error:
         return await _refuse(worker, client, record, error.reason, None, error.detail)
@@ -247,20 +247,28 @@ def _vet(
 
 
 async def _tunnel(
-    worker: Worker, client: Client, origin: socket.SocketType, config: Config, record: Record
+    worker: Worker,
+    client: Client,
+    origin: socket.SocketType,
+    config: Config,
+    permit: Permit,
+    record: Record,
 ) -> _Next:
     """Answer 200 and leave both connections to a tunnel."""
     timeouts = config.timeouts
     # An origin that speaks first may have spoken.
     readable = bool(client.strand.edges & READABLE)
+    record.status = 200
     try:
         if rest := client.write(_ESTABLISHED):
             readable = True
             await client.send(rest, timeouts.idle)
+            # Whoever looked for permissions to take back meanwhile may have passed this one by.
+            if reason_to_revoke(worker, config, permit) is not None:
+                raise Interrupted(reasons.POLICY_REVOKED)
     except BaseException:
         worker.poller.close(origin.detach())
         raise
-    record.status = 200
     worker.metrics.tunnels_active += 1
     tunnel = Tunnel(
         worker.poller,
@@ -270,10 +278,16 @@ async def _tunnel(
         idle_time=timeouts.idle,
         lifetime=timeouts.lifetime,
         on_end=partial(_end_tunnel, worker, client, origin, record),
-        permit=client.strand.permit,
+        permit=permit,
     )
     early, client.buffer = client.buffer, b""
-    tunnel.start(early, watched=client.watched, readable=readable)
+    try:
+        tunnel.start(early, watched=client.watched, readable=readable)
+    except OSError:
+        # The system has no room to watch one more. The tunnel has not begun, so it does not end by itself.
+        worker.metrics.tunnels_active -= 1
+        worker.poller.close(origin.detach())
+        raise
     return _Next.NOTHING
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
@@ -108,3 +109,28 @@ def test_a_policy_for_others_is_not() -> None:
 
 def test_who_has_shown_some_is_not_asked_again() -> None:
     assert not helps(policy("p", [ALLOW], BATCH), user="ci")
+
+
+def test_asking_costs_a_walk_along_the_users_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever can connect can ask for it again and again."""
+    elsewhere = ip_network("10.1.0.0/16")
+    subjects = [Subject(HERE, network=elsewhere, user=f"u{number}") for number in range(1000)]
+    compiled = CompiledPolicy([policy("p", [rule(Action.ALLOW, "*", ALL_PORTS)], *subjects)])
+    identity = Identity("10.0.0.1")
+    looked = 0
+    describes = Subject.describes
+
+    def counting(subject: Subject, *arguments: Any) -> bool:
+        nonlocal looked
+        looked += 1
+        return describes(subject, *arguments)
+
+    monkeypatch.setattr(Subject, "describes", counting)
+    destination = parse_authority(b"a.test:22", None)
+    for _ in range(3):
+        decision = decide(compiled, identity, destination)
+        assert not credentials_would_help(compiled, identity, destination, decision)
+    # Once to see whom the policy is for, once for its users.
+    assert looked == 2000
+    # No users that nobody has shown are remembered as clients.
+    assert compiled._applicable.cache_info().currsize == 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import time
+import weakref
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 import pytest
@@ -265,6 +267,20 @@ def test_looking_adds_nothing() -> None:
     for number in range(100):
         found(compiled, f"{number}.x.example")
     assert len(compiled._exact) == len(compiled._below) == 1
+
+
+def test_a_policy_goes_when_nobody_needs_it() -> None:
+    """A server that reloads collects no garbage: a cycle would keep each million hosts for ever."""
+    compiled = CompiledPolicy([policy(allow("a.example"), deny("192.0.2.0/24"))])
+    compiled.applicable(ME)
+    assert compiled.closed_networks(ME, 443) is not None
+    seen = weakref.ref(compiled)
+    gc.disable()
+    try:
+        del compiled
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 # The index against a plain look at every rule.

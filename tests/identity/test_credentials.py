@@ -433,16 +433,32 @@ async def test_the_whole_queue_is_bounded(
     monkeypatch.setattr(module, "MAX_WAITING", 5)
     spy.go_on.clear()
     flood = [
-        credentials.check(value, f"192.0.2.{number}") for number, value in enumerate(guesses(8))
+        credentials.check(value, f"192.0.2.{number % 2}") for number, value in enumerate(guesses(8))
     ]
     assert [future.done() for future in flood] == [False] * 5 + [True] * 3
+    # Whoever has nothing in it gets in all the same: a few who guess shut nobody out.
+    newcomer = credentials.check(RIGHT, "192.0.2.50")
+    assert not newcomer.done()
     # Who asks for what is being checked already needs no room.
     assert credentials.check(guesses(1)[0], "192.0.2.99") is flood[0]
     spy.go_on.set()
     await asyncio.gather(*flood[:5])
+    assert await newcomer == "batch"
     # What was turned away is not remembered as wrong.
     assert credentials.known(guesses(8)[7], time.monotonic()) is None
     assert await ask(credentials, guesses(8)[7]) is Refused.WRONG
+
+
+async def test_without_a_thread_nobody_is_let_in_and_the_next_one_is_tried(
+    credentials: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        assert await ask(credentials, RIGHT) is Refused.OVERLOADED
+    assert await ask(credentials, RIGHT) == "batch"
 
 
 async def test_nobody_waits_for_ever(

@@ -106,7 +106,7 @@ def test_from_audit_to_enforcement(
         assert goes_on(client)
         proxy.reload(changed(policies=[policy]))
         assert client.is_closed()
-    assert proxy.wait_for_line(reason="approval_required")["event"] == "WOULD_DENY"
+    assert proxy.wait_for_line(event="CLOSED")["reason"] == "policy_revoked"
 
 
 def test_what_is_still_allowed_goes_on(proxy: Proxy, server: Server, changed: Changed) -> None:
