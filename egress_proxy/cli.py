@@ -225,6 +225,7 @@ def _serve(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from egress_proxy.config.errors import ConfigError, Problem, Severity
     from egress_proxy.config.load import load
+    from egress_proxy.core.policy import shown_path
 
     problems: tuple[Problem, ...]
     summary: dict[str, Any] = {"file": options.file, "valid": False}
@@ -250,7 +251,7 @@ def _check(options: argparse.Namespace) -> int:
         found = f"{_count(errors, 'error')}, {_count(len(problems) - errors, 'warning')}"
         if summary["valid"]:
             found = f"{_count(summary['policies'], 'policy')}, {_count(summary['rules'], 'rule')}; {found}"
-        print(f"{options.file}: {found}")
+        print(f"{shown_path(options.file)}: {found}")
     if not summary["valid"]:
         return BAD
     return NO if problems else OK

@@ -14,6 +14,8 @@ from egress_proxy.config.yaml_source import Mapping, Node, Scalar, parse_yaml, p
 from egress_proxy.core.policy import Place
 
 VERSION: Final = 1
+#: Files that may lead to an included one.
+MAX_DEPTH: Final = 20
 #: Keys of an included file. What is not about policies belongs to the one file that everything starts from.
 INCLUDED_KEYS: Final = ("include", "sets", "policies")
 
@@ -89,6 +91,10 @@ def _follow(
         return
     report = document.report
     above = [*above, _identity(report.file)]
+    if len(above) > MAX_DEPTH:
+        what = f"files are included through more than {MAX_DEPTH} others"
+        report.error(Code.BAD_INCLUDE, place_of(node, report), what, "include them by fewer steps")
+        return
     for item in items(node, "`include`", report, '["policies.d"]') or ():
         for path in _paths(item, report, sources):
             identity = _identity(path)
@@ -115,10 +121,17 @@ def _paths(node: Node, report: Report, sources: Sources) -> list[str]:
     if not sources.is_directory(path):
         return [path]
     try:
-        files = sources.files_in(path)
+        files, left_out = sources.files_in(path)
     except ConfigError as error:
         report.error(Code.UNREADABLE_FILE, place_of(node, report), *told(error))
         return []
+    for doubtful in left_out:
+        what = f"{quoted(doubtful, MAX_PATH)} is not read"
+        if sources.is_directory(doubtful):
+            instead = "include it by itself: directories in directories are not looked into"
+        else:
+            instead = "let its name end in .yaml or .yml"
+        report.warning(Code.WITHOUT_EFFECT, place_of(node, report), what, instead)
     if not files:
         what = f"the directory {quoted(path, MAX_PATH)} holds no .yaml file"
         report.warning(Code.WITHOUT_EFFECT, place_of(node, report), what, "add one, or remove this")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from egress_proxy.core.errors import EgressProxyError
-from egress_proxy.core.policy import Place
+from egress_proxy.core.policy import Place, shown_path
 
 #: Problems of one severity that are kept. A generated file of a million lines can be wrong in each of
 #: them, and nobody reads beyond the first few; the rest is counted.
@@ -82,7 +82,7 @@ class Problem:
     severity: Severity = Severity.ERROR
 
     def __str__(self) -> str:
-        where = str(self.place) if self.place.line else self.place.file
+        where = str(self.place) if self.place.line else shown_path(self.place.file)
         warning = "warning: " if self.severity is Severity.WARNING else ""
         return f"{where}: {warning}{self.what}; {self.instead} [{self.code}]"
 
@@ -114,7 +114,8 @@ def file_error(
 def told(error: ConfigError) -> tuple[str, str]:
     """What an unreadable file's error says, for a report at the place that names the file."""
     problem = error.problems[0]
-    return f"{problem.place.file}: {problem.what}", problem.instead
+    file = _short(shown_path(problem.place.file), MAX_PATH)
+    return f"{file}: {problem.what}", problem.instead
 
 
 def elsewhere(there: Place, here: Place) -> str:

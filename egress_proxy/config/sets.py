@@ -23,8 +23,10 @@ from egress_proxy.config.yaml_source import (
 from egress_proxy.core.policy import HostPattern, HostSet, Place
 
 _EXAMPLE: Final = "a list of hosts, or {file: hosts.txt}"
-#: What a line of a plain text file says before its comment.
-_LINE: Final = re.compile(r"\s*(.*?)\s*(?:(?:^|\s)#.*)?")
+#: Where the comment of a line of a plain text file begins.
+_COMMENT: Final = re.compile(r"(?:^|\s)#")
+#: Sets of a configuration. Rules are compared with each of them for the lint.
+MAX_SETS: Final = 1000
 
 #: The sets of a configuration by name.
 Sets = dict[str, HostSet]
@@ -40,6 +42,10 @@ def read_sets(node: Node, report: Report, sources: Sources, found: Sets) -> None
         if not NAME.fullmatch(key.text):
             what = f"{quoted(key.text)} cannot be the name of a set"
             report.error(Code.BAD_VALUE, place, what, NAME_FORM)
+        elif len(found) >= MAX_SETS and key.text not in found:
+            what = f"there are more than {MAX_SETS:,} sets"
+            report.error(Code.BAD_VALUE, place, what, "write fewer and larger ones")
+            return
         elif key.text in found:
             first = elsewhere(found[key.text].place, place)
             what = f"the set {quoted(key.text)} is defined twice, first on {first}"
@@ -98,10 +104,11 @@ def _read_file(node: Node, report: Report, sources: Sources, found: dict[str, Pl
 def _read_lines(text: str, report: Report, found: dict[str, Place]) -> None:
     file = report.file
     for number, line in enumerate(text.split("\n"), 1):
-        match = _LINE.fullmatch(line)
-        if match is not None and match[1]:
-            place = Place(file, number, match.start(1) + 1)
-            _keep(host_pattern_of(match[1], place, report), place, report, found)
+        comment = _COMMENT.search(line) if "#" in line else None
+        said = line if comment is None else line[: comment.start()]
+        if host := said.strip():
+            place = Place(file, number, said.index(host) + 1)
+            _keep(host_pattern_of(host, place, report), place, report, found)
 
 
 def _keep(

@@ -68,21 +68,30 @@ class Sources:
         self._digests.append(hashlib.sha256(data).hexdigest())
 
     def is_directory(self, path: str) -> bool:
-        return Path(path).is_dir()
+        # What cannot be looked at is none: reading it then tells why.
+        return os.path.isdir(path)  # noqa: PTH112 - Path's raises
 
-    def files_in(self, directory: str) -> list[str]:
-        """The YAML files of a directory and of the directories in it, by name, without hidden ones.
+    def files_in(self, directory: str) -> tuple[list[str], list[str]]:
+        """The YAML files of a directory and of the directories in it, by name; and what is left out and may be some.
 
-        That is what a directory looks like into which one ConfigMap was mounted, or one for each directory in it.
-        Raises ConfigError.
+        That is what a directory looks like into which one ConfigMap was mounted, or one for each directory in it. What
+        starts with a dot counts for nothing. Raises ConfigError.
         """
         found: list[str] = []
+        left_out: list[str] = []
         for path in self._entries(directory):
-            if Path(path).is_dir():
-                found += [inner for inner in self._entries(path) if _is_yaml(inner)]
-            elif _is_yaml(path):
-                found.append(path)
-        return found
+            if not self.is_directory(path):
+                (found if _is_yaml(path) else left_out).append(path)
+                continue
+            for inner in self._entries(path):
+                is_file = not self.is_directory(inner) and _is_yaml(inner)
+                (found if is_file else left_out).append(inner)
+        doubtful = [
+            path
+            for path in left_out
+            if self.is_directory(path) or path.lower().endswith((".yaml", ".yml"))
+        ]
+        return found, doubtful
 
     def _entries(self, directory: str) -> list[str]:
         self._seen.setdefault(directory, _signature_of(directory))

@@ -49,7 +49,12 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     column: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
+        return f"{shown_path(self.file)}:{self.line}:{self.column}"
+
+
+def shown_path(path: str) -> str:
+    """A path for a message: a file's name may hold what a terminal obeys."""
+    return path if path.isprintable() else path.encode("unicode_escape").decode("ascii")
 
 
 class HostPattern(msgspec.Struct, frozen=True, gc=False):

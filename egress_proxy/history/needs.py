@@ -300,12 +300,14 @@ class Needs:
         """Leave a rule out of a policy where another one gets it that is for the same clients as well."""
         if len(places) < 2:
             return
+        loaded = [place for place in places if isinstance(place, int)]
         for where in sorted(places, key=lambda place: (len(places[place].clients), str(place))):
             need = places[where]
-            for other, theirs in places.items():
+            for other in loaded:
+                theirs = places.get(other)
                 if (
-                    other != where
-                    and isinstance(other, int)
+                    theirs is not None
+                    and other != where
                     and need.networks <= theirs.networks
                     and all(other in self._policy.applicable(client) for client in need.clients)
                 ):

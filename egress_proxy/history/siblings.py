@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Final
 
 from egress_proxy.config.lint.suffixes import Suffixes
@@ -12,9 +12,10 @@ from egress_proxy.core.policy import parents
 ENOUGH: Final = 5
 
 
-def common_domains(hosts: Iterable[str]) -> dict[str, int]:
+def common_domains(hosts: Collection[str], suffixes: Suffixes) -> dict[str, int]:
     """Domains that hold many of the hosts, with how many: the nearest one, and never one in which anyone has names."""
-    suffixes = Suffixes()
+    if len(hosts) < ENOUGH:
+        return {}
     below: dict[str, list[str]] = {}
     for host in hosts:
         domain = _own_domain(host, suffixes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from egress_proxy.config.lint.suffixes import Suffixes
 from egress_proxy.config.load import load
 from egress_proxy.core import reason as reasons
 from egress_proxy.core.identity import Identity
@@ -190,7 +191,8 @@ def _addition(home: Home) -> Addition:
 
 
 def _wildcards(homes: list[Home]) -> Iterable[Wildcard]:
+    suffixes = Suffixes()
     for home in homes:
         hosts = {rule.target for rule in home.rules if not rule.is_cidr}
-        for domain, number in common_domains(hosts).items():
+        for domain, number in common_domains(hosts, suffixes).items():
             yield Wildcard(home.name, f"*.{domain}", number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,87 @@ def test_a_directory_of_policies(tmp_path: Path) -> None:
     assert loaded.config.policy.policies[0].place.file == f"{folder}/one.yaml"
 
 
+def test_what_is_left_out_of_a_directory_is_told(tmp_path: Path) -> None:
+    """A deny rule in it would be missed, and nobody would know."""
+    deny = "version: 1\npolicies: [{name: two, deny: [a.example.com]}]\n"
+    path = written(
+        tmp_path,
+        main_yaml=f"{MAIN}policies: [{{name: p, allow: ['@a']}}]\n",
+        **{
+            "policies.d__team__deep__deny_yaml": deny,
+            "policies.d__NOTES_txt": "none",
+            "policies.d__sets_yaml": "version: 1\nsets: {b: [b.example.com]}\n",
+        },
+    )
+    (tmp_path / "policies.d" / "deny.YAML").write_text(deny)
+    said = [warning for warning in warnings(load(path)) if "is not read" in warning]
+    assert len(said) == 2
+    assert "/policies.d/deny.YAML` is not read; let its name end in .yaml or .yml" in said[0]
+    assert "/policies.d/team/deep` is not read; include it by itself" in said[1]
+
+
+def test_a_link_to_nothing_is_an_error(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, main_yaml=MAIN, **{"policies.d__a_yaml": "version: 1\nsets: {b: [b.c]}\n"}
+    )
+    (tmp_path / "policies.d" / "gone.yaml").symlink_to("nowhere")
+    sources = Sources()
+    with pytest.raises(ConfigError, match=r"gone\.yaml: there is no such file"):
+        load(path, sources)
+    assert f"{tmp_path}/policies.d/gone.yaml" in sources.paths
+
+
+def test_a_path_that_no_system_takes(tmp_path: Path) -> None:
+    path = written(tmp_path, main_yaml=f"version: 1\ninclude: [{'a' * 300}]\n")
+    with pytest.raises(ConfigError, match="the file cannot be read: File name too long"):
+        load(path)
+
+
+def test_a_long_chain_of_files_ends(tmp_path: Path) -> None:
+    for number in range(500):
+        text = f"version: 1\ninclude: [{number + 1}.yaml]\n"
+        (tmp_path / f"{number}.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="files are included through more than 20 others"):
+        load(str(tmp_path / "0.yaml"))
+
+
+def test_the_number_of_sets_is_bounded() -> None:
+    sets = "".join(f"  s{number}: [a.example.com]\n" for number in range(1001))
+    text = f"version: 1\nsets:\n{sets}policies: [{{name: p, allow: ['@s0']}}]\n"
+    with pytest.raises(ConfigError, match="there are more than 1,000 sets"):
+        parse(text.encode(), "f.yaml")
+
+
+def test_a_file_s_name_does_not_command_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "a\x1b[2J\nb.yaml"
+    path.write_text("version: 1\npolicies: [{name: p, allow: [.a]}]\n")
+    with pytest.raises(ConfigError) as caught:
+        load(str(path))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("line", [f"a.test{' ' * 50_000}b", f"{' ' * 50_000}#", "#" * 50_000])
+def test_a_long_line_takes_no_time(tmp_path: Path, line: str) -> None:
+    text = "version: 1\nsets: {a: {file: hosts.txt}}\npolicies: [{name: p, allow: ['@a']}]\n"
+    path = written(tmp_path, main_yaml=text, hosts_txt=f"ok.test\n{line}\n")
+    begun = time.process_time()
+    if "b" in line:
+        with pytest.raises(ConfigError):
+            load(path)
+    else:
+        assert load(path).config.policy.rule_count == 1
+    assert time.process_time() - begun < 2
+
+
+def test_many_comments_for_check_take_no_time(tmp_path: Path) -> None:
+    text = "version: 1\nsets: {a: {file: hosts.txt}}\npolicies: [{name: p, allow: ['@a']}]\n"
+    lines = "".join(f"h{n}.example.com # check: ignore=duplicate-rule\n" for n in range(40_000))
+    path = written(tmp_path, main_yaml=text, hosts_txt=lines)
+    begun = time.process_time()
+    assert load(path).config.policy.rule_count == 40_000
+    assert time.process_time() - begun < 5
+
+
 def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
     path = written(
         tmp_path,
@@ -298,6 +380,11 @@ def test_a_warning_can_be_switched_off_on_its_line(tmp_path: Path) -> None:
     ignore = "  # check: ignore="
     assert said(rule.format(f"{ignore}wide-rule", "")) == ["duplicate-rule", "wide-rule"]
     assert said(rule.format("", f"{ignore}wide-rule,duplicate-rule")) == ["wide-rule"]
+    assert said(rule.format(f"{ignore}wide-rule, duplicate-rule", "")) == [
+        "duplicate-rule",
+        "wide-rule",
+    ]
+    assert "bad-comment" in said(rule.format(f"{ignore}wide-rule # we know", ""))
     assert said(rule.format("", " # we know; check: ignore=wide-rule")) == [
         "wide-rule",
         "duplicate-rule",
