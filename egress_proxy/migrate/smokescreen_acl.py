@@ -9,6 +9,7 @@ from typing import Final
 
 import yaml
 
+from egress_proxy.core.addresses import special_use
 from egress_proxy.core.errors import HostError
 from egress_proxy.core.names import canonical_host, plain_address
 from egress_proxy.migrate.hosts import NameSet
@@ -24,8 +25,14 @@ _ROLE_NOTES: Final = {
 }
 _ROLE_KEYS: Final = frozenset(("name", "project", "action", "allowed_domains", *_ROLE_NOTES))
 _MAX_MERGES: Final = 16
+#: Keys that merges copy in all: mappings that merge each other grow without bound.
+_MAX_MERGED: Final = 100_000
 _IGNORED: Final = "smokescreen ignores this key, and so is it here"
 _NO_HOST: Final = "no host name or address is spelled so; it is left out"
+SPECIAL_WHY: Final = (
+    "smokescreen denies private and other special-use addresses without `--allow-range`, so it is left out; where it "
+    "was reachable, add the `cidr` by hand"
+)
 
 
 @dataclass(slots=True)
@@ -74,6 +81,7 @@ class _Reader:
     def __init__(self, path: str) -> None:
         self.path = path
         self.notes: list[Note] = []
+        self.merged = 0
 
     def note(self, node: yaml.Node, what: str, why: str) -> None:
         self.notes.append(Note(self.path, _line(node), what, why))
@@ -106,7 +114,7 @@ class _Reader:
         return SmokescreenAcl(
             roles=tuple(roles.values()),
             default=None if _is_null(default) else self._role(default, "`default`"),
-            denied=self._hosts(fields.get("global_deny_list"), "global_deny_list"),
+            denied=self._hosts(fields.get("global_deny_list"), "global_deny_list", allowing=False),
             allowed=self._hosts(fields.get("global_allow_list"), "global_allow_list"),
             notes=tuple(self.notes),
         )
@@ -141,7 +149,14 @@ class _Reader:
                 several = value.value if isinstance(value, yaml.SequenceNode) else [value]
                 for one in several:
                     # The first of several wins, and what the mapping itself says wins over all of them.
-                    merged = self._fields(one, what, depth + 1) | merged
+                    inner = self._fields(one, what, depth + 1)
+                    self.merged += 1 + len(inner)
+                    if self.merged > _MAX_MERGED:
+                        raise self.error(
+                            key, f"`<<` merges more than {_MAX_MERGED:,} keys; write them out"
+                        )
+                    for name, field_value in inner.items():
+                        merged.setdefault(name, field_value)
             elif key.value in found:
                 raise self.error(key, f"`{shown(key.value)}` stands twice")
             else:
@@ -181,7 +196,7 @@ class _Reader:
         allowed = self._hosts(fields.get("allowed_domains"), f"allowed_domains of {said}")
         return Role(name, _line(node), action, allowed)
 
-    def _hosts(self, node: yaml.Node | None, where: str) -> HostList:
+    def _hosts(self, node: yaml.Node | None, where: str, *, allowing: bool = True) -> HostList:
         found = HostList(0 if node is None else _line(node))
         for item in self._items(node, f"`{where}`"):
             glob = self._text(item, f"an entry of `{where}`")
@@ -193,29 +208,35 @@ class _Reader:
                 raise self.error(item, f"{what}: smokescreen refuses this glob")
             if name != name.lower() or not name.isascii():
                 raise self.error(item, f"{what}: smokescreen wants lower-case A-labels (xn--…)")
-            if not _add(found, name, below=below):
-                self.note(item, what, _NO_HOST)
+            if why := _add(found, name, below=below, allowing=allowing):
+                self.note(item, what, why)
         return found
 
 
-def _add(hosts: HostList, name: str, *, below: bool) -> bool:
-    """Add a name or an address; False for a text that is neither, or all below an address."""
+def _add(hosts: HostList, name: str, *, below: bool, allowing: bool) -> str:
+    """Add a name or an address; else why it is left out: a text that is neither, or all below an address.
+
+    Smokescreen asks its lists first and its ranges then, so an allowed address may be denied all the same.
+    """
     try:
         address = ip_address(name)
     except ValueError:
         pass
     else:
-        if not below and "%" not in name:
-            hosts.addresses.append(of_network(ip_network(plain_address(address))))
-            return True
-        return False
+        if below or "%" in name:
+            return _NO_HOST
+        plain = plain_address(address)
+        if allowing and special_use(plain) is not None:
+            return SPECIAL_WHY
+        hosts.addresses.append(of_network(ip_network(plain)))
+        return ""
     try:
         if canonical_host(name).address is not None:
-            return False  # an address in a spelling that smokescreen takes for a name
+            return _NO_HOST  # an address in a spelling that smokescreen takes for a name
     except HostError:
-        return False
+        return _NO_HOST
     hosts.names.add(name, exact=not below, below=below)
-    return True
+    return ""
 
 
 def _line(node: yaml.Node) -> int:

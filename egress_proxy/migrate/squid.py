@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -18,7 +19,7 @@ from egress_proxy.core.addresses import SPECIAL_USE
 from egress_proxy.core.networks import IPNetwork, lies_within
 from egress_proxy.core.policy import EVERY_PORT
 from egress_proxy.migrate.order_free import Draft, Entry, Loss, order_free
-from egress_proxy.migrate.squid_acls import Acl, Literal, built_in, why_unknown
+from egress_proxy.migrate.squid_acls import Acl, Literal, built_in, cut_nested, why_unknown
 from egress_proxy.migrate.squid_decisions import GATES, Decisions, Rule
 from egress_proxy.migrate.squid_lines import Directive, Files, FindFiles, ReadFile, directives
 from egress_proxy.migrate.squid_values import define
@@ -37,11 +38,13 @@ from egress_proxy.migrate.writing import (
 #: Directives that change what passes, or where it goes, and that are not carried over.
 _NOTED: Final = {
     "cache_peer": "destinations are reached directly, without a parent proxy",
+    "cache_peer_access": "destinations are reached directly, without a parent proxy",
     "never_direct": "destinations are reached directly, without a parent proxy",
     "append_domain": "names are absolute here; clients must write them in full",
     "follow_x_forwarded_for": "the client's address is that of its connection",
     "url_rewrite_program": "URLs are not rewritten or refused by a helper",
     "url_rewrite_access": "URLs are not rewritten or refused by a helper",
+    "redirector_access": "URLs are not rewritten or refused by a helper",
     "redirect_program": "URLs are not rewritten or refused by a helper",
     "icap_service": "nothing is handed to a content filter",
     "ecap_service": "nothing is handed to a content filter",
@@ -50,6 +53,12 @@ _NOTED: Final = {
     "request_body_max_size": "the size of requests is not limited",
     "delay_access": "bandwidth is not limited; see `limits`",
     "client_delay_access": "bandwidth is not limited; see `limits`",
+    "icp_access": "other caches are not answered",
+    "htcp_access": "other caches are not answered",
+    "htcp_clr_access": "other caches are not answered",
+    "snmp_access": "SNMP is not spoken; see the metrics",
+    "adaptation_access": "nothing is handed to a content filter",
+    "reply_header_access": "headers of responses are not removed",
     "request_header_access": "headers of requests are not removed",
     "request_header_add": "headers are not added to requests",
     "request_header_replace": "headers of requests are not replaced",
@@ -57,10 +66,14 @@ _NOTED: Final = {
     "deny_info": "the answer to a denied request is ours",
 }
 
+#: Squid's further name of a list; the lines of both are one list, in the order of the file.
+_OLD_NAMES: Final = {"http_access2": "adapted_http_access"}
+_NOT_KNOWN: Final = "not known; if it denies something, that is not carried over"
+
 _INTERCEPTING: Final = frozenset(("intercept", "transparent", "tproxy", "accel"))
 
 #: What a squid.conf has at least one of.
-_SIGNS: Final = frozenset((*GATES, "acl", "http_port", "https_port", "cache_peer"))
+_SIGNS: Final = frozenset((*GATES, *_OLD_NAMES, "acl", "http_port", "https_port", "cache_peer"))
 
 #: Patterns that one note names.
 _MAX_NAMED: Final = 5
@@ -117,10 +130,11 @@ class _Importer:
     def take(self, line: Directive, files: Files) -> None:
         self.order.setdefault((line.file, line.line), len(self.order))
         self.recognised = self.recognised or line.name in _SIGNS
+        gate = _OLD_NAMES.get(line.name, line.name)
         if line.name == "acl":
             define(self.acls, line, files)
-        elif line.name in self.rules:
-            self._take_rule(line)
+        elif gate in self.rules:
+            self._take_rule(gate, line)
         elif line.name in _NOTED:
             self.notes[line.note(_NOTED[line.name])] = None
         elif line.name in ("http_port", "https_port") and _INTERCEPTING & set(line.words):
@@ -131,8 +145,10 @@ class _Importer:
                 f"{line.file}:{line.line}: `{line}` gives quotes another meaning, which cannot be imported; "
                 "write the file without it"
             )
+        elif _may_deny(line.name):
+            self.notes[line.note(_NOT_KNOWN)] = None
 
-    def _take_rule(self, line: Directive) -> None:
+    def _take_rule(self, gate: str, line: Directive) -> None:
         if line.words[:1] not in (("allow",), ("deny",)):
             raise MigrationError(
                 f"{line.file}:{line.line}: `{line}` says neither `allow` nor `deny`"
@@ -141,7 +157,7 @@ class _Importer:
             self.notes[line.note("it names no acl, so Squid skips it")] = None
             return
         literals = tuple(Literal.read(word) for word in line.words[1:])
-        self.rules[line.name].append(Rule(line.name, line.words[0] == "allow", literals, line))
+        self.rules[gate].append(Rule(gate, line.words[0] == "allow", literals, line))
 
     # Deciding ---------------------------------------------------------------------------------------------------
 
@@ -152,6 +168,7 @@ class _Importer:
             )
         numbered = [rule for gate in GATES for rule in self.rules[gate]]
         used = self._used(numbered)
+        cut_nested(used)
         for acl in used.values():
             acl.sort()
         decisions = Decisions(self.rules, numbered, used)
@@ -192,7 +209,7 @@ class _Importer:
         if rule.line.uncertain:
             why = "it stands behind a condition that depends on the running Squid"
             self.notes[rule.line.note(f"{why}; {effect}")] = None
-        for literal in rule.literals:
+        for literal in _inside(rule.literals, acls):
             acl = acls[literal.name]
             if acl.name == "manager" and not acl.unknown:
                 why = (
@@ -208,7 +225,8 @@ class _Importer:
                 self._note_dst(rule, literal)
 
     def _note_dst(self, rule: Rule, literal: Literal) -> None:
-        if not rule.allow and not literal.negated:
+        # Inside of an acl of acls it closes no addresses.
+        if not rule.allow and not literal.negated and literal in rule.literals:
             self.notes[rule.line.note(MIXED_WHY)] = None
             several = [one.name for one in rule.literals if self.acls[one.name].kind == "dst"]
             if len(several) > 1:
@@ -221,6 +239,28 @@ class _Importer:
             f"{effect} {'allowed' if rule.allow else 'denied'} by it"
         )
         self.notes[rule.line.note(why)] = None
+
+
+def _inside(literals: Iterable[Literal], acls: dict[str, Acl]) -> Iterable[Literal]:
+    """The literals, and those of the acls of acls that they name, each once."""
+    waiting = list(reversed(tuple(literals)))
+    found: dict[Literal, None] = {}
+    while waiting:
+        literal = waiting.pop()
+        if literal not in found:
+            found[literal] = None
+            inner = [one for line in acls[literal.name].lines for one in line]
+            waiting += [
+                Literal(one.name, one.negated is not literal.negated) for one in reversed(inner)
+            ]
+    return found
+
+
+def _may_deny(name: str) -> bool:
+    """Whether the name of an unknown directive is that of an access list, perhaps misspelt."""
+    return name.endswith(("_access", "_access2")) or bool(
+        get_close_matches(name.lower(), (*GATES, *_OLD_NAMES), n=1, cutoff=0.8)
+    )
 
 
 def _loss_notes(decisions: Decisions, losses: Iterable[Loss]) -> Iterable[Note]:

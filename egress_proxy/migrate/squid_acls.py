@@ -19,6 +19,9 @@ NO: Final = 0
 MAYBE: Final = 1
 YES: Final = 2
 
+#: Acls of acls of acls: how deep they are followed.
+_MAX_NESTED: Final = 16
+
 #: What acls of these types ask that rules here do not.
 UNKNOWN_TYPES: Final = {
     "time": "the time of day",
@@ -92,6 +95,8 @@ class Acl:
     notes: list[Note] = field(default_factory=list)
     unnamed: int = 0
     """Values that got no note of their own."""
+    file: str = ""
+    """Where its first line stands."""
 
     @property
     def incomplete(self) -> bool:
@@ -159,6 +164,24 @@ def built_in() -> dict[str, Acl]:
         Acl("manager", "url_regex"),
     )
     return {acl.name: acl for acl in acls}
+
+
+def cut_nested(acls: dict[str, Acl]) -> None:
+    """Make each acl that consists of itself, or of acls nested too deep, unknown: nothing follows it for ever."""
+    left = {name: acl for name, acl in acls.items() if acl.lines}
+    for _ in range(_MAX_NESTED):
+        done = [
+            name
+            for name, acl in left.items()
+            if not any(literal.name in left for line in acl.lines for literal in line)
+        ]
+        for name in done:
+            del left[name]
+    why = f"it is an acl of itself, or of acls nested deeper than {_MAX_NESTED}; it is not known"
+    for acl in left.values():
+        acl.unknown = True
+        acl.lines = []
+        acl.notes.append(Note(acl.file, acl.line, f"acl `{shown(acl.name)}`", why))
 
 
 def why_unknown(acl: Acl) -> str:

@@ -65,6 +65,8 @@ class _Request:
     client: int
     host: _Host
     connect: bool
+    groups: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False)
+    """What is known already of acls of acls: several may name the same one."""
 
 
 class Decisions:
@@ -271,7 +273,7 @@ class Decisions:
             acl = self.acls[literal.name]
             if closing and acl.kind == "dst" and not literal.negated:
                 continue  # asked of the addresses, once they are known
-            its_sure, its_may = self._value(acl, request, 0)
+            its_sure, its_may = self._value(acl, request)
             if literal.negated:
                 its_sure, its_may = self.every_port & ~its_may, self.every_port & ~its_sure
             sure &= its_sure
@@ -280,13 +282,16 @@ class Decisions:
                 break
         return sure, may
 
-    def _value(self, acl: Acl, request: _Request, depth: int) -> tuple[int, int]:
+    def _value(self, acl: Acl, request: _Request) -> tuple[int, int]:
         """The ports on which an acl surely matches, and on which it may."""
         if acl.kind == "port":
             mask = self.port_masks[acl.name]
             return mask, self.every_port if acl.unknown else mask
         if acl.kind in ("any-of", "all-of"):
-            return self._value_of_group(acl, request, depth)
+            found = request.groups.get(acl.name)
+            if found is None:
+                found = request.groups[acl.name] = self._value_of_group(acl, request)
+            return found
         if acl.kind == "src":
             value = self._client_value(acl, request.client)
         elif acl.name in self.host_position:
@@ -297,12 +302,12 @@ class Decisions:
             value = MAYBE if acl.unknown else NO
         return self.every_port * (value == YES), self.every_port * (value != NO)
 
-    def _value_of_group(self, acl: Acl, request: _Request, depth: int) -> tuple[int, int]:
-        sure, may = 0, self.every_port if acl.unknown or depth > 16 else 0
-        for line in acl.lines if depth <= 16 else ():
+    def _value_of_group(self, acl: Acl, request: _Request) -> tuple[int, int]:
+        sure, may = 0, self.every_port if acl.unknown else 0
+        for line in acl.lines:
             line_sure = line_may = self.every_port
             for literal in line:
-                its_sure, its_may = self._value(self.acls[literal.name], request, depth + 1)
+                its_sure, its_may = self._value(self.acls[literal.name], request)
                 if literal.negated:
                     its_sure, its_may = self.every_port & ~its_may, self.every_port & ~its_sure
                 line_sure &= its_sure

@@ -30,6 +30,8 @@ _SCHEMES_NOT_HERE: Final = frozenset(
 _EVERY_TEXT: Final = frozenset(
     ("0/0", "0.0.0.0/0", "0.0.0.0/0.0.0.0", "0.0.0.0-255.255.255.255", "0.0.0.0-0.0.0.0/0")
 )
+#: Options of regular expressions, which may stand between them too.
+_CASE: Final = ("-i", "+i")
 _PORT_RANGE: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
@@ -40,7 +42,9 @@ _REGEX_FORMS: Final = tuple(
     for before, exact, below, whole in (
         (r"\^", True, False, True),
         (r"\(\^\|\\\.\)", True, True, True),
-        (r"\^\((?:\.\*|\.\+|\[\^\.\]\+|\[\^\.\]\*)\\\.\)[?*]", True, True, True),
+        (r"\^\(\.[*+]\\\.\)[?*]", True, True, True),
+        # With `?` it is one label alone.
+        (r"\^\(\[\^\.\][*+]\\\.\)\*", True, True, True),
         (r"(?:\^?\.[*+])?\\\.", False, True, True),
         # Without an anchor it matches `notexample.com` too.
         (r"", True, True, False),
@@ -60,8 +64,9 @@ def define(acls: dict[str, Acl], line: Directive, files: Files) -> None:
     name, kind = line.words[0].lower(), line.words[1]
     if name == "manager" and kind == "proto":
         return  # as Squid does since 3.2
-    acl = acls.setdefault(name, Acl(name, kind, line.line))
+    acl = acls.setdefault(name, Acl(name, kind, line.line, file=line.file))
     acl.line = acl.line or line.line
+    acl.file = acl.file or line.file
     if acl.kind != kind:
         _unknown(acl, line, f"the name has the type `{shown(acl.kind)}` already")
         return
@@ -80,8 +85,11 @@ def define(acls: dict[str, Acl], line: Directive, files: Files) -> None:
         return
     ignoring_case = False
     for value in _values(acl, line, words, files):
-        if kind == "dstdom_regex" and value in ("-i", "+i"):
+        if kind == "dstdom_regex" and value in _CASE:
             ignoring_case = value == "-i"
+        elif value[0] in "-+":
+            acl.unknown = True
+            _say(acl, line, value, "it may be an option, which is not known here")
         elif kind == "dstdom_regex":
             _read_regex(acl, line, value, ignoring_case=ignoring_case)
         else:
@@ -90,12 +98,21 @@ def define(acls: dict[str, Acl], line: Directive, files: Files) -> None:
 
 def _values(acl: Acl, line: Directive, words: list[str], files: Files) -> list[str]:
     """The values of one line: after its options, and from its files."""
-    while words and words[0] in ("-n", "--"):
+    found: list[str] = []
+    no_lookup = False
+    while words and words[0][0] in "-+":
         option = words.pop(0)
         if option == "--":
             break
-        acl.no_lookup = True
-    found: list[str] = []
+        if option == "-n":
+            no_lookup = True
+        elif option in _CASE and acl.kind == "dstdom_regex":
+            found.append(option)
+        else:
+            # It may change what all that follows means.
+            _unknown(acl, line, f"the option `{shown(option)}` is not known here")
+            return []
+    acl.no_lookup = acl.no_lookup or no_lookup
     for position, word in enumerate(words):
         if word[0] not in "\"'":
             found.append(word)

@@ -20,6 +20,7 @@ from egress_proxy.migrate.smokescreen import (
     ROLES_WHY,
     import_smokescreen,
 )
+from egress_proxy.migrate.smokescreen_acl import SPECIAL_WHY
 from egress_proxy.migrate.writing import Imported, MigrationError
 from tests.migrate.deciding import allows, policy_of
 from tests.migrate.importing import policies
@@ -53,7 +54,7 @@ def test_roles_become_users() -> None:
             allowed_domains:
               - api.example.com
               - "*.example.org"
-              - 203.0.113.7
+              - 8.8.8.8
               - 2606:4700::1
           - name: nothing
             project: idle
@@ -66,7 +67,7 @@ def test_roles_become_users() -> None:
             "allow": [
                 "api.example.com",
                 "*.example.org",
-                {"cidr": "203.0.113.7/32"},
+                {"cidr": "8.8.8.8/32"},
                 {"cidr": "2606:4700::1/128"},
             ],
         }
@@ -199,6 +200,57 @@ def test_what_has_no_counterpart_is_named() -> None:
         "acl.yaml:12: `colour`: smokescreen ignores this key, and so is it here",
     ]
     assert [policy["name"] for policy in policies(imported)] == ["mitm"]
+
+
+def test_addresses_that_smokescreen_itself_refuses_are_not_opened() -> None:
+    imported = smokescreen("""\
+        version: v1
+        services:
+          - name: metadata
+            action: enforce
+            allowed_domains: [169.254.169.254, 10.0.0.5, 127.0.0.1, "::1", "::ffff:10.0.0.6", 8.8.8.8]
+        default:
+          action: enforce
+          allowed_domains: [192.168.0.7, 8.8.4.4]
+        global_allow_list: [10.0.0.9]
+        global_deny_list: [10.0.0.8]
+        """)
+    (policy,) = policies(imported)
+    assert policy["allow"] == [{"cidr": "8.8.8.8/32"}]
+    assert "8.8.4.4/32" in imported.yaml
+    assert "192.168.0.7/32" not in imported.yaml
+    named = [(note.line, note.what) for note in imported.notes if note.why == SPECIAL_WHY]
+    role = "`allowed_domains of role `metadata``"
+    assert named == [
+        (5, f"`169.254.169.254` in {role}"),
+        (5, f"`10.0.0.5` in {role}"),
+        (5, f"`127.0.0.1` in {role}"),
+        (5, f"`::1` in {role}"),
+        (5, f"`::ffff:10.0.0.6` in {role}"),
+        (8, "`192.168.0.7` in `allowed_domains of `default``"),
+        (9, "`10.0.0.9` in `global_allow_list`"),
+    ]
+
+
+def test_addresses_that_smokescreen_refuses_stay_denied() -> None:
+    imported = smokescreen("""\
+        version: v1
+        services: [{name: legacy, action: open}]
+        global_deny_list: [10.0.0.8]
+        """)
+    assert SPECIAL_WHY not in [note.why for note in imported.notes]
+    assert not may(imported, "legacy", "10.0.0.8")
+
+
+def test_merges_of_merges_are_bounded() -> None:
+    """Each mapping merges the one before ten times: a hundred million merges in a few lines."""
+    steps = "".join(
+        f"x{n}: &x{n} {{<<: [{', '.join([f'*x{n - 1}'] * 10)}]}}\n" for n in range(1, 9)
+    )
+    with pytest.raises(MigrationError, match="merges more than 100,000 keys"):
+        smokescreen(
+            f"x0: &x0 {{}}\n{steps}version: v1\nservices: [{{<<: *x8, name: a, action: open}}]\n"
+        )
 
 
 def test_anchors_and_merged_mappings_are_read() -> None:

@@ -9,6 +9,8 @@ from egress_proxy.migrate.writing import MigrationError
 from tests.migrate.deciding import allows, policy_of
 from tests.migrate.importing import notes, policies, squid
 
+NOT_KNOWN = "not known; if it denies something, that is not carried over"
+
 # Lines ------------------------------------------------------------------------------------------------------------
 
 
@@ -93,6 +95,12 @@ def test_a_last_line_that_may_not_be_there_has_no_opposite() -> None:
             "clients must be told of the proxy; what a router diverts to it is not taken",
         ),
         ("http_access allow", "it names no acl, so Squid skips it"),
+        ("redirector_access deny all", "URLs are not rewritten or refused by a helper"),
+        ("icp_access deny all", "other caches are not answered"),
+        ("video_access deny all", NOT_KNOWN),
+        ("video_access2 deny all", NOT_KNOWN),
+        ("http_acess deny all", NOT_KNOWN),
+        ("HTTP_Access deny all", NOT_KNOWN),
     ],
 )
 def test_directives_that_are_not_carried_over(line: str, why: str) -> None:
@@ -100,7 +108,7 @@ def test_directives_that_are_not_carried_over(line: str, why: str) -> None:
     assert notes(imported) == [f"squid.conf:2: `{line}`: {why}"]
 
 
-@pytest.mark.parametrize("gate", ["adapted_http_access", "miss_access"])
+@pytest.mark.parametrize("gate", ["adapted_http_access", "http_access2", "miss_access"])
 def test_further_lists_must_allow_too(gate: str) -> None:
     imported = squid(f"""\
         acl sites dstdomain a.example.com b.example.com
@@ -111,6 +119,32 @@ def test_further_lists_must_allow_too(gate: str) -> None:
     policy = policy_of(imported.yaml)
     assert allows(policy, "10.0.0.1", "a.example.com", 443)
     assert not allows(policy, "10.0.0.1", "b.example.com", 443)
+
+
+def test_both_names_of_a_list_are_one_list() -> None:
+    imported = squid("""\
+        acl sites dstdomain a.example.com b.example.com
+        acl good dstdomain a.example.com
+        http_access allow sites
+        http_access2 allow good
+        adapted_http_access deny all
+        http_access2 allow all
+        """)
+    policy = policy_of(imported.yaml)
+    assert notes(imported) == []
+    assert allows(policy, "10.0.0.1", "a.example.com", 443)
+    assert not allows(policy, "10.0.0.1", "b.example.com", 443)
+
+
+def test_other_directives_need_no_note() -> None:
+    imported = squid("""\
+        acl site dstdomain a.example.com
+        access_log none
+        http_port 3128
+        httpd_suppress_version_string on
+        http_access allow site
+        """)
+    assert notes(imported) == []
 
 
 def test_a_list_about_responses_is_about_plain_requests() -> None:

@@ -27,7 +27,12 @@ from tests.migrate.importing import notes, only_policy, policies, squid
         (r"dstdom_regex ^([^.]+\.)*example\.com$", ["example.com", "*.example.com"]),
         (r"dstdom_regex \.example\.com$", ["*.example.com"]),
         (r"dstdom_regex ^.*\.example\.com$", ["*.example.com"]),
+        (r"dstdom_regex ^([^.]*\.)*example\.com$", ["example.com", "*.example.com"]),
+        (r"dstdom_regex ^(.+\.)?example\.com$", ["example.com", "*.example.com"]),
         (r"dstdom_regex -i ^Example\.com$", ["example.com"]),
+        (r"dstdom_regex -i -n ^Example\.com$", ["example.com"]),
+        (r"dstdom_regex -n -i -- ^Example\.com$", ["example.com"]),
+        (r"dstdom_regex +i -i ^a\.org$ +i ^b\.org$", ["a.org", "b.org"]),
     ],
 )
 def test_hosts(acl: str, hosts: list[str]) -> None:

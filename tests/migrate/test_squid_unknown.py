@@ -116,6 +116,55 @@ def test_a_regular_expression_without_an_anchor_surely_matches_the_domain() -> N
     assert not allows(policy, "10.0.0.1", "notexample.com", 443)
 
 
+@pytest.mark.parametrize("repeated", [r"([^.]+\.)?", r"([^.]*\.)?"])
+def test_a_regular_expression_for_one_label_is_not_all_below(repeated: str) -> None:
+    imported = squid(f"acl sites dstdom_regex ^{repeated}example\\.com$\nhttp_access allow sites\n")
+    policy = policy_of(imported.yaml)
+    assert not allows(policy, "10.0.0.1", "a.b.example.com", 443)
+    assert not allows(policy, "10.0.0.1", "b.example.com", 443)
+    assert len(notes(imported)) == 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        r"-x ^foo\.com$",
+        r"-in ^foo\.com$",
+        r"+x ^foo\.com$",
+        r"-n -x ^foo\.com$",
+        "-i -- -n",
+        "-n foo -n",
+        "+foo",
+    ],
+)
+def test_options_that_are_not_known_are_no_patterns(values: str) -> None:
+    text = f"""\
+        acl odd dstdom_regex {values}
+        acl sites dstdomain bar.com www-n.com foo.com
+        http_access allow odd
+        http_access deny all
+        """
+    policy = policy_of(squid(text).yaml)
+    assert not allows(policy, "10.0.0.1", "www-n.com", 443)
+    assert not allows(policy, "10.0.0.1", "bar.com", 443)
+
+    denied = squid(text.replace("allow odd", "deny odd").replace("deny all", "allow sites"))
+    assert len(notes(denied)) >= 2
+    assert not allows(policy_of(denied.yaml), "10.0.0.1", "bar.com", 443)
+
+
+@pytest.mark.parametrize(
+    "acl", ["dstdomain -i a.example.com", "dst -n -x 10.0.0.1", 'dstdom_regex "list"']
+)
+def test_options_of_other_types_and_files_are_not_known(acl: str) -> None:
+    imported = squid(
+        f"acl odd {acl}\nacl site dstdomain b.example.com\nhttp_access deny odd\nhttp_access allow site\n",
+        {"list": "-n\n"},
+    )
+    assert not allows(policy_of(imported.yaml), "10.0.0.1", "b.example.com", 443)
+    assert len(notes(imported)) == 2
+
+
 @pytest.mark.parametrize(
     ("acl", "note"),
     [
@@ -249,4 +298,58 @@ def test_an_acl_that_contains_itself_is_not_known() -> None:
     imported = squid(
         "acl loop any-of loop\nacl web port 443\nhttp_access deny loop\nhttp_access allow web\n"
     )
+    assert not allows(policy_of(imported.yaml), "10.0.0.1", "a.example.com", 443)
+
+
+NESTED_WHY = "it is an acl of itself, or of acls nested deeper than 16; it is not known"
+
+
+def test_an_acl_that_contains_itself_several_times_takes_no_time() -> None:
+    imported = squid(
+        "acl a any-of a a a a\nacl web port 443\nhttp_access deny a\nhttp_access allow web\n"
+    )
+    assert notes(imported) == [
+        f"squid.conf:1: acl `a`: {NESTED_WHY}",
+        "squid.conf:3: `http_access deny a`: acl `a` (line 1) is not known in full; all that may match is denied",
+    ]
+    assert not allows(policy_of(imported.yaml), "10.0.0.1", "a.example.com", 443)
+
+
+@pytest.mark.parametrize(("depth", "known"), [(16, True), (17, False)])
+def test_acls_nested_in_acls_take_no_time(depth: int, known: bool) -> None:
+    """Each is five times the one before: 5 to the power of 16 ways to look at the innermost."""
+    lines = [
+        f"acl g{number} any-of {' '.join([f'g{number - 1}'] * 5)}" for number in range(1, depth + 1)
+    ]
+    imported = squid(
+        "\n".join(("acl g0 dstdomain a.example.com", *lines, f"http_access allow g{depth}"))
+    )
+    assert allows(policy_of(imported.yaml), "10.0.0.1", "a.example.com", 443) == known
+    assert (f"squid.conf:{depth + 1}: acl `g{depth}`: {NESTED_WHY}" in notes(imported)) is not known
+
+
+@pytest.mark.parametrize("group", ["any-of odd", "all-of site odd"])
+def test_what_is_not_known_inside_of_an_acl_is_named(group: str) -> None:
+    imported = squid(
+        f"acl odd time MTWHF\nacl site dstdomain a.example.com\nacl group {group}\nhttp_access allow group\n"
+    )
+    assert notes(imported) == [
+        (
+            "squid.conf:4: `http_access allow group`: acl `odd` (line 1) asks for the time of day, which no rule here "
+            "does; only what surely matches is allowed"
+        )
+    ]
+
+
+def test_addresses_of_names_inside_of_an_acl_deny_all_names() -> None:
+    imported = squid(
+        "acl net dst 8.8.8.0/24\nacl group any-of net\nacl site dstdomain a.example.com\n"
+        "http_access deny group\nhttp_access allow site\n"
+    )
+    assert notes(imported) == [
+        (
+            "squid.conf:4: `http_access deny group`: acl `net` asks for the addresses of names, which no rule here "
+            "does; all names that it may match are denied by it"
+        )
+    ]
     assert not allows(policy_of(imported.yaml), "10.0.0.1", "a.example.com", 443)
