@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from egress_proxy.config.model import OnRevoke
+from egress_proxy.core import reason as reasons
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import parse_authority
 from egress_proxy.net import revocation
@@ -68,7 +69,7 @@ async def test_what_cannot_be_decided_is_closed(
 async def test_one_that_breaks_does_not_save_the_others(
     monkeypatch: pytest.MonkeyPatch, logged: list[str]
 ) -> None:
-    monkeypatch.setattr(revocation, "_refusal", lambda *_: revocation.reasons.HOST_NOT_ALLOWED)
+    monkeypatch.setattr(revocation, "_refusal", lambda *_: reasons.HOST_NOT_ALLOWED)
     connections = [Connection(breaks=True) for _ in range(3)]
     await revoke(worker_with(*connections))
     assert all(connection.ended for connection in connections)
@@ -78,7 +79,7 @@ async def test_one_that_breaks_does_not_save_the_others(
 async def test_who_carries_nothing_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, logged: list[str]
 ) -> None:
-    monkeypatch.setattr(revocation, "_refusal", lambda *_: revocation.reasons.HOST_NOT_ALLOWED)
+    monkeypatch.setattr(revocation, "_refusal", lambda *_: reasons.HOST_NOT_ALLOWED)
     idle, busy = Connection(None), Connection()
     await revoke(worker_with(idle, busy, on_revoke=OnRevoke.KEEP))
     assert not busy.ended
@@ -96,7 +97,7 @@ async def test_a_newer_configuration_ends_the_walk(
 
     def refused(*_: object) -> Any:
         worker.config = SimpleNamespace(on_revoke=OnRevoke.CLOSE)
-        return revocation.reasons.HOST_NOT_ALLOWED
+        return reasons.HOST_NOT_ALLOWED
 
     monkeypatch.setattr(revocation, "_refusal", refused)
     monkeypatch.setattr(revocation, "_FAIR_SHARE", -1.0)
