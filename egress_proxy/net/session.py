@@ -258,7 +258,6 @@ async def _tunnel(
     timeouts = config.timeouts
     # An origin that speaks first may have spoken.
     readable = bool(client.strand.edges & READABLE)
-    record.status = 200
     try:
         if rest := client.write(_ESTABLISHED):
             readable = True
@@ -266,9 +265,16 @@ async def _tunnel(
             # Whoever looked for permissions to take back meanwhile may have passed this one by.
             if reason_to_revoke(worker, config, permit) is not None:
                 raise Interrupted(reasons.POLICY_REVOKED)
+    except Interrupted as stop:
+        # Half of a 200 may be on its way: nothing else can be said after it.
+        worker.poller.close(origin.detach())
+        client.break_off()
+        record.conclude(Event.CLOSED, stop.reason)
+        return _Next.CLOSE
     except BaseException:
         worker.poller.close(origin.detach())
         raise
+    record.status = 200
     worker.metrics.tunnels_active += 1
     tunnel = Tunnel(
         worker.poller,

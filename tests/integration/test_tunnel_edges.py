@@ -22,7 +22,7 @@ from tests.support.edges import (
     tunnel_whose_200_waits,
     wait_for,
 )
-from tests.support.proxy import SWEEP, Proxy, rule
+from tests.support.proxy import SWEEP, Proxy, configuration, rule
 from tests.support.serving import (
     answer_after_eof,
     echo,
@@ -450,4 +450,16 @@ def test_a_client_that_goes_before_its_200_was_sent(proxy: Proxy, base: str, ser
     client, _ = tunnel_whose_200_waits(proxy, base, server)
     client.reset()
     _wait_for_last_line(proxy, method="CONNECT", reason="client_aborted", status=None)
+    at_rest(proxy)
+
+
+def test_a_permission_that_is_taken_back_before_the_200_was_sent(
+    proxy: Proxy, base: str, serve: Serve, name_server: NameServer
+) -> None:
+    """Half of a 200 may be on its way, so nothing else is said after it."""
+    server = serve(say_nothing)
+    client, _ = tunnel_whose_200_waits(proxy, base, server)
+    with client:
+        proxy.reload(configuration(name_server=name_server.address, allow=["nothing.test"]))
+        _wait_for_last_line(proxy, method="CONNECT", event="CLOSED", reason="policy_revoked")
     at_rest(proxy)
