@@ -5,6 +5,7 @@
     EgressProxyError
     ├── HeadError        a request or response head that cannot be understood
     │   └── BodyError    framing inside a message body that cannot be understood
+    ├── HelloError       a TLS ClientHello that cannot be understood
     ├── HostError        a text that is neither a host name nor an address
     ├── IdentityError    a text that describes no client
     ├── ConfigError      in ``egress_proxy.config``: a configuration that cannot be used
@@ -40,6 +41,18 @@ class HeadError(EgressProxyError):
 
 class BodyError(HeadError):
     """Chunked framing that is refused (RFC 9112 §7.1)."""
+
+
+class HelloError(EgressProxyError):
+    """The first bytes of a tunnel are no TLS ClientHello that can be understood.
+
+    ``reason`` and ``detail`` are as those of :class:`HeadError`.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
 
 
 class IdentityError(EgressProxyError):

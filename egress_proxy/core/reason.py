@@ -52,6 +52,8 @@ class Reason:
     """What to do next."""
     retry_after: int | None = None
     """Seconds after which the same request may succeed; None where a retry cannot help."""
+    rcode: str | None = None
+    """What the name servers said, for ``dns_error`` (RFC 9209 §2.3.2); None where that is not known."""
 
 
 REASONS: dict[str, Reason] = {}
@@ -66,10 +68,13 @@ def _row(
     message: str,
     advice: str,
     retry_after: int | None = None,
+    rcode: str | None = None,
 ) -> Reason:
     if name in REASONS:
         raise ValueError(f"the reason {name} stands twice in the table")
-    REASONS[name] = Reason(name, event, code, status, proxy_status, message, advice, retry_after)
+    REASONS[name] = Reason(
+        name, event, code, status, proxy_status, message, advice, retry_after, rcode
+    )
     return REASONS[name]
 
 
@@ -96,10 +101,24 @@ def _unauthorized(name: str, message: str, advice: str) -> Reason:
 
 
 def _failure(
-    name: str, status: int, proxy_status: str, message: str, advice: str, retry_after: int = 5
+    name: str,
+    status: int,
+    proxy_status: str,
+    message: str,
+    advice: str,
+    retry_after: int = 5,
+    rcode: str | None = None,
 ) -> Reason:
     return _row(
-        name, Event.FAILED, Code.RETRY_LATER, status, proxy_status, message, advice, retry_after
+        name,
+        Event.FAILED,
+        Code.RETRY_LATER,
+        status,
+        proxy_status,
+        message,
+        advice,
+        retry_after,
+        rcode,
     )
 
 
@@ -136,6 +155,42 @@ DESTINATION_IP_PROHIBITED = _policy(
     "Do not retry. Where the name is meant to be internal, its rule needs `allow_private` with that network; "
     "what a deny rule names stays closed.",
     "destination_ip_prohibited",
+)
+PROXY_LOOP = _policy(
+    "proxy_loop",
+    "The destination is this proxy itself, or the request has come through it before.",
+    "Do not retry. Either the client sends to the proxy, through the proxy, what is for the proxy itself; or "
+    "`upstream` leads back here, which whoever runs this proxy has to mend.",
+    "proxy_loop_detected",
+)
+
+# The tunnel does not carry what was asked for. The client has its 200 by then, so it is told by a TLS alert alone.
+_NOT_THAT = "Where the tunnel is meant to carry something else, its rule needs `tls: off`."
+SNI_MISMATCH = _policy(
+    "sni_mismatch",
+    "The TLS handshake in the tunnel names another host than the CONNECT did.",
+    f"Do not retry. Ask for the host that the handshake names. {_NOT_THAT}",
+)
+SNI_MISSING = _policy(
+    "sni_missing",
+    "The TLS handshake in the tunnel names no host (SNI).",
+    f"Have the client send the host's name. {_NOT_THAT}",
+)
+TUNNEL_NOT_TLS = _policy("tunnel_not_tls", "The tunnel does not start with TLS.", _NOT_THAT)
+CLIENT_HELLO_MALFORMED = _policy(
+    "client_hello_malformed",
+    "The TLS handshake in the tunnel cannot be understood, or is longer than `limits.client_hello_bytes`.",
+    _NOT_THAT,
+)
+CLIENT_HELLO_TIMEOUT = _policy(
+    "client_hello_timeout",
+    "The TLS handshake in the tunnel did not begin, or was not complete, within `timeouts.client_hello`.",
+    f"Send it at once. {_NOT_THAT}",
+)
+ECH_NOT_ALLOWED = _policy(
+    "ech_not_allowed",
+    "The TLS handshake in the tunnel hides the name that it is for (Encrypted ClientHello).",
+    "Switch Encrypted ClientHello off in the client, or ask whoever runs this proxy about `tunnels.ech`.",
 )
 
 # The request cannot be understood.
@@ -246,13 +301,34 @@ DUPLICATE_CREDENTIALS = _malformed(
 
 # The destination is allowed and cannot be reached.
 DNS_NXDOMAIN = _failure(
-    "dns_nxdomain", 502, "dns_error", "The host's name does not exist.", "Check the name.", 30
+    "dns_nxdomain",
+    502,
+    "dns_error",
+    "The host's name does not exist.",
+    "Check the name.",
+    30,
+    "NXDOMAIN",
 )
 DNS_NO_ADDRESS = _failure(
-    "dns_no_address", 502, "dns_error", "The host's name has no address.", "Check the name.", 30
+    "dns_no_address",
+    502,
+    "dns_error",
+    "The host's name has no address.",
+    "Check the name.",
+    30,
+    "NOERROR",
 )
 DNS_FAILURE = _failure(
     "dns_failure", 502, "dns_error", "The name servers could not answer.", "Retry later."
+)
+DNS_REFUSED = _failure(
+    "dns_refused",
+    502,
+    "dns_error",
+    "The name servers refuse to answer.",
+    "Tell whoever runs the proxy: its name servers do not serve it.",
+    30,
+    "REFUSED",
 )
 DNS_TIMEOUT = _failure(
     "dns_timeout", 504, "dns_timeout", "The name servers did not answer in time.", "Retry later."
@@ -284,6 +360,44 @@ CONNECTION_FAILED = _failure(
     502,
     "destination_unavailable",
     "The connection could not be made.",
+    "Retry later.",
+)
+PARENT_REFUSED = _row(
+    "parent_refused",
+    Event.FAILED,
+    Code.POLICY_BLOCKED,
+    403,
+    "http_request_denied",
+    "This proxy allows it, and the parent proxy behind it refuses it.",
+    "Do not retry. Ask whoever runs the parent proxy to allow it.",
+)
+PARENT_CREDENTIALS = _failure(
+    "parent_credentials",
+    502,
+    "proxy_configuration_error",
+    "The parent proxy does not take this proxy's credentials.",
+    "Tell whoever runs this proxy: the credentials in `upstream` are wrong or missing.",
+    60,
+)
+PARENT_FAILED = _failure(
+    "parent_failed",
+    502,
+    "destination_unavailable",
+    "The parent proxy could not reach the destination, or gave no answer that makes sense.",
+    "Retry later.",
+)
+PARENT_UNREACHABLE = _failure(
+    "parent_unreachable",
+    502,
+    "destination_unavailable",
+    "The parent proxy cannot be reached.",
+    "Retry later. If it stays so, tell whoever runs this proxy: it cannot reach the parent in its `upstream`.",
+)
+PARENT_TIMEOUT = _failure(
+    "parent_timeout",
+    504,
+    "http_response_timeout",
+    "The parent proxy, or the destination behind it, did not answer in time.",
     "Retry later.",
 )
 ORIGIN_TIMEOUT = _failure(

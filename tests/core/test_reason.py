@@ -94,7 +94,11 @@ def test_a_proxy_status_is_a_registered_one(row: Reason) -> None:
     if row.code is Code.SCHEMA_VALIDATION_FAILED:
         assert row.proxy_status == "http_request_error"
     if row.code is Code.POLICY_BLOCKED:
-        assert row.proxy_status in {"http_request_denied", "destination_ip_prohibited"}
+        assert row.proxy_status in {
+            "http_request_denied",
+            "destination_ip_prohibited",
+            "proxy_loop_detected",
+        }
 
 
 @each
@@ -113,6 +117,10 @@ def test_an_event_suits_its_code(row: Reason) -> None:
     if row is reasons.POLICY_REVOKED:
         # What was allowed is closed, because it no longer is.
         assert row.event is Event.CLOSED
+        return
+    if row is reasons.PARENT_REFUSED:
+        # Somebody else's policy: to the client it is as final as ours, and to the log it is no denial of ours.
+        assert row.event is Event.FAILED
         return
     expected = {
         Code.RETRY_LATER: {Event.FAILED, Event.CLOSED},

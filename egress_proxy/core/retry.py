@@ -1,0 +1,145 @@
+"""A second ClientHello: what a client may say in clear once more, after its server has asked for it.
+
+A server that cannot use the keys of the first ClientHello answers with a HelloRetryRequest (RFC 8446 §4.1.4), and
+the client begins again. Its second ClientHello must name the same server (§4.1.2), but there are servers that do not
+compare the two, and go by the second: who is only checked once could then name somebody else.
+
+So both directions are looked at until the first thing that the server says shows that it asks for none, or until the
+second ClientHello has been compared.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from egress_proxy.core import reason as reasons
+from egress_proxy.core.errors import HelloError
+from egress_proxy.core.tls import ClientHello, parse_client_hello
+
+#: The random of a ServerHello that is a HelloRetryRequest (RFC 8446 §4.1.3).
+HELLO_RETRY_REQUEST: Final = bytes.fromhex(
+    "cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c"
+)
+
+_CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE, _APPLICATION_DATA = 20, 21, 22, 23
+# Record header, handshake header, legacy_version, random.
+_RANDOM = slice(11, 43)
+# RFC 8446 §5.2: of what a record of application data may hold.
+_MAX_RECORD = 2**14 + 256
+#: Records smaller than this cost more than they carry. There may be a few of them in early data.
+_SMALL = 64
+MAX_SMALL_RECORDS: Final = 64
+
+
+class HelloRetry:
+    """What goes through a tunnel behind its first ClientHello, until nothing more can be hidden in it."""
+
+    __slots__ = (
+        *("_answer", "_first", "_held", "_limit", "_may_change_ech", "_passing", "_small"),
+        "over",
+    )
+
+    def __init__(self, first: ClientHello, limit: int, *, may_change_ech: bool) -> None:
+        """``limit`` is in bytes, as of :func:`~egress_proxy.core.tls.parse_client_hello`.
+
+        Without may_change_ech, a second ClientHello may not be encrypted otherwise than the first one.
+        """
+        self._first = first
+        self._limit = limit
+        self._may_change_ech = may_change_ech
+        self._small = 0
+        self._answer: bytes | None = b""
+        """The beginning of what the server says; None once it is, or may be, a HelloRetryRequest."""
+        self._held = b""
+        self._passing = first.size
+        """Bytes until the client's next record: the first ClientHello comes through here as well."""
+        self.over = False
+        """Whether nothing needs to be looked at any more."""
+
+    def from_server(self, data: bytes) -> None:
+        """Look at what the server says, before the client can know it."""
+        if self._answer is None:
+            return
+        answer, position = self._answer + data, 0
+        while len(answer) >= position + 5:
+            kind, size = answer[position], int.from_bytes(answer[position + 3 : position + 5])
+            if kind in (_CHANGE_CIPHER_SPEC, _ALERT) and size <= 2:
+                # A warning may come first.
+                position += 5 + size
+                continue
+            answer, position = answer[position:], 0
+            if kind not in (_CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE):
+                self.over = True
+            elif kind != _HANDSHAKE or size < _RANDOM.stop - 5:
+                # Too short a record for its random: it may be anything.
+                self._answer = None
+            elif answer[5:6] not in (b"", b"\x02"):
+                self.over = True
+            elif len(answer) < _RANDOM.stop:
+                break
+            elif answer[_RANDOM] == HELLO_RETRY_REQUEST:
+                self._answer = None
+            else:
+                self.over = True
+            return
+        # Of a warning that is not whole yet, position is behind its end.
+        self._answer = answer[position:] if position <= len(answer) else None
+        if answer[:1] not in (b"", b"\x14", b"\x15", b"\x16"):
+            self.over = True
+
+    def from_client(self, data: bytes) -> bytes:
+        """What may go on to the server; the rest is held back until it is whole.
+
+        Raises HelloError where the second ClientHello is for somebody else than the first one.
+        """
+        # Where it is refused, all of it stays here.
+        data = self._held = self._held + data
+        position, end = 0, len(data)
+        while position < end:
+            if self._passing:
+                step = min(self._passing, end - position)
+                self._passing -= step
+                position += step
+            elif data[position] == _HANDSHAKE:
+                # In clear, a client has nothing to say in a handshake of TLS 1.3 but this.
+                second = parse_client_hello(data[position:], self._limit)
+                if second is None:
+                    break
+                self._compare(second)
+                self.over, self._held = True, b""
+                return data
+            elif end - position < 5:
+                break
+            else:
+                self._passing = 5 + self._size_of_record(data[position : position + 5])
+        self._held = data[position:]
+        return data[:position]
+
+    def release(self) -> bytes:
+        """What was held back, once it is over."""
+        held, self._held = self._held, b""
+        return held
+
+    def _size_of_record(self, header: bytes) -> int:
+        """Of early data (RFC 8446 §2.3), or of what middleboxes want to see (§D.4)."""
+        size = int.from_bytes(header[3:5])
+        if size < _SMALL:
+            self._small += 1
+        if (
+            header[0] not in (_CHANGE_CIPHER_SPEC, _ALERT, _APPLICATION_DATA)
+            or not 0 < size <= _MAX_RECORD
+            or self._small > MAX_SMALL_RECORDS
+        ):
+            raise HelloError(
+                reasons.CLIENT_HELLO_MALFORMED, "no client of TLS sends this behind its ClientHello"
+            )
+        return size
+
+    def _compare(self, second: ClientHello) -> None:
+        if second.server_name != self._first.server_name:
+            reason = reasons.SNI_MISSING if second.server_name is None else reasons.SNI_MISMATCH
+            raise HelloError(reason, "the second ClientHello is for another host than the first")
+        if not self._may_change_ech and second.ech not in (None, self._first.ech):
+            raise HelloError(
+                reasons.ECH_NOT_ALLOWED, "the second ClientHello is encrypted in another way"
+            )
