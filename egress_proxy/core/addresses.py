@@ -1,138 +1,17 @@
-"""The address gate: which addresses may be dialled, and the only way to make one that can be.
-
-The table follows the IANA IPv4 and IPv6 special-purpose address registries (RFC 6890), the
-multicast and reserved blocks, and the addresses at which clouds serve credentials to whoever asks.
-What the table does not know as ordinary unicast space is prohibited.
-"""
+"""The address gate: which addresses may be dialled, and the only way to make one that can be."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, ip_address
 from typing import Final, final
 
+from egress_proxy.core.embedding import embedded_ipv4
 from egress_proxy.core.names import IPAddress, plain_address
 from egress_proxy.core.networks import IPNetwork, lies_within
-
-
-@dataclass(frozen=True, slots=True)
-class SpecialUse:
-    """A network that ordinary internet hosts do not live in."""
-
-    network: IPNetwork
-    kind: str
-    guarded: bool
-    """Lifted only by a network that lies within this one, never by a wider one."""
-
-
-def _table() -> tuple[SpecialUse, ...]:
-    rows: list[tuple[str, bool, tuple[str, ...]]] = [
-        # 0.0.0.0 and :: reach the machine itself on Linux, so they are guarded like loopback.
-        ("unspecified", True, ("0.0.0.0/8", "::/128")),
-        ("loopback", True, ("127.0.0.0/8", "::1/128")),
-        ("link_local", True, ("169.254.0.0/16", "fe80::/10")),
-        (
-            "metadata",
-            True,
-            (
-                "169.254.169.254/32",  # AWS, GCP, Azure, OpenStack, DigitalOcean and others
-                "169.254.170.2/32",  # AWS ECS task credentials
-                "169.254.170.23/32",  # AWS EKS pod identity
-                "169.254.42.42/32",  # Scaleway
-                "169.254.0.23/32",  # Tencent Cloud
-                "fe80::a9fe:a9fe/128",  # OpenStack over IPv6
-                "fd00:ec2::254/128",  # AWS over IPv6
-                "fd00:ec2::23/128",  # AWS EKS pod identity over IPv6
-                "fd20:ce::254/128",  # GCP over IPv6
-                "fd00:42::42/128",  # Scaleway over IPv6
-                "100.100.100.200/32",  # Alibaba Cloud
-                "168.63.129.16/32",  # Azure's wire server, a public address that is not the internet
-                "192.0.0.192/32",  # Oracle Cloud
-            ),
-        ),
-        (
-            "private",
-            False,
-            ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10"),
-        ),
-        ("shared", False, ("100.64.0.0/10",)),  # CGNAT, RFC 6598
-        (
-            "documentation",
-            False,
-            ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32", "3fff::/20"),
-        ),
-        ("benchmarking", False, ("198.18.0.0/15", "2001:2::/48")),
-        ("multicast", False, ("224.0.0.0/4", "ff00::/8")),
-        (
-            "reserved",
-            False,
-            ("192.0.0.0/24", "192.88.99.0/24", "240.0.0.0/4", "255.255.255.255/32", "2001::/23"),
-        ),
-        # RFC 4291 §2.4: all that is not 2000::/3 is not allocated, but for the networks in this table and NAT64.
-        ("reserved", True, ("::/3", "4000::/2", "8000::/1")),
-        # IPv4 inside IPv6: 6to4, Teredo. Mapped addresses never come here: they are IPv4.
-        ("transition", False, ("2002::/16", "2001::/32")),
-        # IPv4-compatible, and local-use NAT64 (RFC 8215): guarded, since nobody knows where in it the IPv4 address is.
-        ("transition", True, ("::/96", "64:ff9b:1::/48")),
-    ]
-    return tuple(
-        SpecialUse(ip_network(text), kind, guarded)
-        for kind, guarded, networks in rows
-        for text in networks
-    )
-
-
-SPECIAL_USE: Final = _table()
-_NAT64: Final = IPv6Network("64:ff9b::/96")
-#: Where the last 32 bits are an IPv4 address: well-known NAT64 (RFC 6052), IPv4-translated (RFC 7915).
-_IPV4_AT_THE_END: Final = (_NAT64, IPv6Network("::ffff:0:0:0/96"))
-#: Where they may be one: IPv4-compatible (RFC 4291 §2.5.5.1), NAT64 with a local prefix in its usual form (RFC 8215).
-_PERHAPS_AT_THE_END: Final = (IPv6Network("::/96"), IPv6Network("64:ff9b:1::/48"))
-
-
-# Bounded, because answers of name servers choose the keys.
-@lru_cache(maxsize=16384)
-def special_use(address: IPAddress) -> SpecialUse | None:
-    """The narrowest special-use network that holds the address, or that holds the IPv4 address embedded in it."""
-    rows = [
-        row
-        for row in SPECIAL_USE
-        if row.network.version == address.version and address in row.network
-    ]
-    outer = max(rows, key=lambda row: row.network.prefixlen, default=None)
-    embedded = _embedded_ipv4(address)
-    if embedded is None:
-        return outer
-    inner = special_use(embedded)
-    # These two are ways to write the whole of IPv4. The other forms are prohibited by themselves.
-    if address in _NAT64 or plain_address(address) == embedded:
-        return inner
-    return (
-        inner
-        if inner is not None and (inner.guarded or outer is None or not outer.guarded)
-        else outer
-    )
-
-
-def _embedded_ipv4(address: IPAddress) -> IPv4Address | None:
-    """The IPv4 address that a translator or tunnel would take the packet to."""
-    if isinstance(address, IPv4Address):
-        return None
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
-    if address.teredo is not None:
-        return address.teredo[1]
-    last = IPv4Address(int(address) & 0xFFFFFFFF)
-    if any(address in network for network in _IPV4_AT_THE_END):
-        return last
-    # What would be in 0.0.0.0/8 is something else: `::1`, or the end of a longer form.
-    if int(last) > 0xFFFFFF and any(address in network for network in _PERHAPS_AT_THE_END):
-        return last
-    return None
+from egress_proxy.core.special_use import ANYWHERE, SpecialUse, Surroundings, special_use
 
 
 def lifts(network: IPNetwork, address: IPAddress, special: SpecialUse) -> bool:
@@ -151,8 +30,9 @@ _GATE: Final = object()
 
 @final
 class VettedAddress:
-    """An address that passed the gate. The dialler takes nothing else, and only :func:`vet` makes one.
+    """An address that passed the gate. The dialler takes nothing else.
 
+    Only :func:`vet` makes one of what a client asked for, and :func:`vet_configured` of what the configuration says.
     It cannot be changed, copied, pickled or subclassed. That stops mistakes, not code that means to do harm.
     """
 
@@ -163,7 +43,7 @@ class VettedAddress:
 
     def __init__(self, ip: str, port: int, *, gate: object) -> None:
         if gate is not _GATE:
-            raise TypeError("a VettedAddress is made by vet() alone")
+            raise TypeError("a VettedAddress is made by the address gate alone")
         object.__setattr__(self, "ip", ip)
         object.__setattr__(self, "port", port)
 
@@ -177,7 +57,7 @@ class VettedAddress:
         raise AttributeError("a VettedAddress does not change")
 
     def __reduce__(self) -> str:
-        raise TypeError("a VettedAddress is made by vet() alone")
+        raise TypeError("a VettedAddress is made by the address gate alone")
 
     def __repr__(self) -> str:
         return f"VettedAddress({self.ip!r}, {self.port})"
@@ -194,6 +74,8 @@ class Grant:
     """Whether a deny rule names the address's network: it is then prohibited even behind an allowed name."""
     audit: bool = False
     """Report only: pass what is prohibited, except guarded addresses."""
+    surroundings: Surroundings = ANYWHERE
+    """What is special here beyond what is special everywhere."""
 
 
 PUBLIC_ONLY: Final = Grant()
@@ -233,9 +115,9 @@ def _vet(addresses: tuple[str, ...], port: int, grant: Grant) -> Vetting:
         except ValueError:
             prohibited.append(text)
             continue
-        special = special_use(address)
+        special = special_use(address, grant.surroundings)
         lifted = special is None or any(lifts(network, address, special) for network in grant.allow)
-        if lifted and not _is_closed(address, grant.closed):
+        if lifted and not _is_closed(address, grant):
             passed.append(VettedAddress(str(address), port, gate=_GATE))
             continue
         if grant.audit and (special is None or not special.guarded):
@@ -247,9 +129,36 @@ def _vet(addresses: tuple[str, ...], port: int, grant: Grant) -> Vetting:
     return Vetting(tuple(passed), (*prohibited, *(text for text, _ in audited)))
 
 
-def _is_closed(address: IPAddress, closed: Callable[[IPAddress], bool] | None) -> bool:
-    """Whether the address is closed, or the IPv4 address embedded in it: the packet goes to either."""
-    if closed is None:
-        return False
-    embedded = _embedded_ipv4(address)
-    return closed(address) or (embedded is not None and closed(embedded))
+def forget() -> None:
+    """Let go of every verdict, and of the policies behind them: another policy is in force."""
+    _vet.cache_clear()
+    special_use.cache_clear()
+
+
+def _is_closed(address: IPAddress, grant: Grant) -> bool:
+    """Whether the address is closed, or an IPv4 address embedded in it: the packet goes to either."""
+    closed = grant.closed
+    return closed is not None and (
+        closed(address) or any(map(closed, embedded_ipv4(address, grant.surroundings.nat64)))
+    )
+
+
+_BROADCAST: Final = IPv4Address("255.255.255.255")
+
+
+def vet_configured(address: str, port: int) -> VettedAddress:
+    """Let an address through that the configuration names, such as a parent proxy's.
+
+    It is vetted as configuration, not as a destination: private networks and loopback are where such things live. So
+    no text that came from a client may ever be passed here. Raises ValueError for what nobody can connect to: no
+    address, an unspecified, a multicast or the broadcast address, or no port.
+    """
+    found = plain_address(ip_address(address))
+    special = special_use(found)
+    if found == _BROADCAST or (
+        special is not None and special.kind in ("unspecified", "multicast")
+    ):
+        raise ValueError(f"nobody can connect to {found}")
+    if not 1 <= port <= 65535:
+        raise ValueError(f"{port} is not a port")
+    return VettedAddress(str(found), port, gate=_GATE)
