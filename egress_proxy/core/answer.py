@@ -72,10 +72,11 @@ def _constant_parts(
     reason = REASONS[name]
     message = reason.message if detail is None else f"{reason.message[:-1]}: {detail}."
     details = _sf_string(f"{reason.name}: {message}"[:_MAX_DETAILS])
+    rcode = "" if reason.rcode is None else f"; rcode={_sf_string(reason.rcode)}"
     lines = [
         f"HTTP/1.1 {reason.status} {HTTPStatus(reason.status).phrase}",
         "Content-Type: application/json",
-        f"Proxy-Status: egress-proxy; error={reason.proxy_status}; details={details}",
+        f"Proxy-Status: egress-proxy; error={reason.proxy_status}{rcode}; details={details}",
         f"X-Egress-Error: {reason.code}",
         "Cache-Control: no-store",
         f"Connection: {connection}",

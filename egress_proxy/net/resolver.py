@@ -1,48 +1,85 @@
-"""Names to addresses: the hosts file first, then the name servers, with a bounded cache that honours TTLs."""
+"""Names to addresses: the hosts file first, then what is known, then the name servers.
+
+Each part has a file of its own: what holds for how long (``dns_cache``), what an answer says (``dns_answer``), how it
+is asked for (``dns_channel``), and the hosts file (``hosts_file``). Here they come together: one question for all who
+ask at the same time, another before an answer's time is over if it is in use, and old answers while name servers fail.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from ipaddress import ip_address
-from pathlib import Path
+from collections.abc import Coroutine
 from time import monotonic
-from typing import Any
+from typing import Any, Final, TypeVar
 
-import aiodns
+import msgspec
 
 from egress_proxy.config.model import Dns
 from egress_proxy.core import reason as reasons
-from egress_proxy.core.errors import HostError
-from egress_proxy.core.names import canonical_host
 from egress_proxy.core.reason import Reason
+from egress_proxy.net.dns_answer import (
+    AAAA,
+    HTTPS,
+    A,
+    Found,
+    Missing,
+    Service,
+    addresses_in,
+    service_in,
+)
+from egress_proxy.net.dns_cache import (
+    SERVER_FAILURES,
+    Cache,
+    Kept,
+    failure_lifetime,
+    lifetime,
+)
+from egress_proxy.net.dns_channel import Channel
+from egress_proxy.net.hosts_file import HostsFile
 
-#: c-ares' codes: no data, server failure, not found, refused, timeout.
-_NO_DATA, _NOT_FOUND, _TIMEOUT = 1, 4, 12
-
-#: Seconds by which emptying c-ares' cache waits for company: it takes a thread each time.
-_FORGET = 0.25
+T = TypeVar("T")
 
 #: Seconds for which IPv6 addresses are waited for when IPv4 ones are there (RFC 8305 §3).
-_SECOND_ANSWER = 0.05
+_SECOND_ANSWER: Final = 0.05
+#: Seconds for which those that come later still join the others.
+_LATE_ANSWER: Final = 1.0
+#: Seconds after which an old answer is better than none yet (RFC 8767 §5).
+_PATIENCE: Final = 1.8
+#: Orders in which the addresses of one name are handed out. Each is kept, and each is vetted once.
+_MAX_ORDERS: Final = 8
+#: HTTPS records asked for to find one name's, which may be under an alias of an alias.
+_MAX_SERVICE_QUESTIONS: Final = 8
 
-Answer = tuple[str, ...] | Reason
+
+class Lookup(msgspec.Struct, frozen=True, gc=False):
+    """The addresses behind a name."""
+
+    addresses: tuple[str, ...]
+    """As text, in the order in which they are to be tried, IPv4 before IPv6; not vetted."""
+    source: str
+    """How they came to be known: ``hit``, ``miss``, ``stale`` or ``hosts``."""
+    cname: str | None = None
+    """The name that the name is an alias of, at the end of the chain."""
+
+
+Answer = Lookup | Reason
+ConfigIds = frozenset[int] | Reason
 
 
 class Resolver:
-    """Resolves absolute names; the search list is never applied."""
+    """Resolves canonical names, which are absolute: the search list is never applied."""
 
     def __init__(self, settings: Dns, loop: asyncio.AbstractEventLoop) -> None:
         self._settings = settings
         self._loop = loop
-        options: dict[str, Any] = {"timeout": max(settings.timeout / 2, 0.05), "tries": 2}
-        if settings.servers:
-            options["servers"] = list(settings.servers)
-        self._channel = aiodns.DNSResolver(loop=loop, **options)
-        self._cache: dict[str, tuple[float, Answer]] = {}
-        self._asking: dict[str, asyncio.Task[Answer]] = {}
-        self._forgetting: asyncio.TimerHandle | None = None
-        self._hosts: dict[str, tuple[str, ...]] = {}
-        self._hosts_seen: tuple[int, int, int] | None = None
+        self._channel = Channel(settings, loop)
+        self._cache: Cache[Answer] = Cache(settings.cache_entries)
+        self._config_ids: Cache[ConfigIds] = Cache(settings.cache_entries)
+        self._asking: dict[str, asyncio.Future[Answer]] = {}
+        self._asking_config_ids: dict[str, asyncio.Future[ConfigIds]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._hosts: dict[str, Lookup] = {}
+        self._hosts_file = HostsFile(settings.hosts_file)
         self.look_at_hosts_file()
 
     def cached(self, name: str, now: float) -> Answer | None:
@@ -51,7 +88,16 @@ class Resolver:
         if found is not None:
             return found
         kept = self._cache.get(name)
-        return kept[1] if kept is not None and now < kept[0] else None
+        if kept is None:
+            return None
+        if now < kept.refresh_at:
+            return kept.next()
+        if now >= kept.expires:
+            return None
+        # It is in use, and its time is nearly over: the next one is there when it ends.
+        if now >= kept.quiet_until and name not in self._asking:
+            self._begin(name)
+        return kept.next()
 
     async def find(self, name: str) -> Answer:
         """What is known, or else what the servers say; for those who have time."""
@@ -60,122 +106,245 @@ class Resolver:
         return await asyncio.shield(self.ask(name)) if known is None else known
 
     def ask(self, name: str) -> asyncio.Future[Answer]:
-        """Ask the servers; all who ask for a name at the same time share one question."""
-        task = self._asking.get(name)
-        if task is None:
-            task = self._loop.create_task(self._ask(name))
-            self._asking[name] = task
-            task.add_done_callback(lambda _: self._asking.pop(name, None))
-        return task
+        """Ask the servers; all who ask for a name at the same time share one question.
+
+        They have the answer within ``dns.timeout``. While the servers fail it may be an old one.
+        """
+        asking = self._asking.get(name)
+        if asking is not None:
+            return asking
+        now = monotonic()
+        kept = self._cache.get(name)
+        if kept is not None and kept.expires <= now < min(kept.stale_until, kept.quiet_until):
+            return self._at_once(_stale(kept))
+        self._begin(name)
+        return self._asking[name]
+
+    def ech_config_ids(self, name: str) -> asyncio.Future[ConfigIds]:
+        """The config ids of the ECH configurations that a name's HTTPS records publish (RFC 9848); often none.
+
+        A Reason where the servers fail, or what they say makes no sense.
+        """
+        asking = self._asking_config_ids.get(name)
+        if asking is not None:
+            return asking
+        kept = self._config_ids.get(name)
+        if kept is not None and monotonic() < kept.expires:
+            return self._at_once(kept.next())
+        future: asyncio.Future[ConfigIds] = self._loop.create_future()
+        self._asking_config_ids[name] = future
+        self._start(self._ask_config_ids(name, future), self._asking_config_ids, name, future)
+        return future
 
     def look_at_hosts_file(self) -> None:
         """Read the hosts file again if it has changed; none is an empty one."""
-        path = Path(self._settings.hosts_file)
-        try:
-            status = path.stat()
-            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if seen == self._hosts_seen:
-                return
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
-            self._hosts, self._hosts_seen = {}, None
-            return
-        except OSError:
-            return  # what was known is better than nothing
-        self._hosts_seen = seen
-        hosts: dict[str, tuple[str, ...]] = {}
-        for line in lines:
-            words = line.partition("#")[0].split()
-            for word in words[1:]:
-                try:
-                    address = str(ip_address(words[0]))
-                    name = canonical_host(word).text
-                except (ValueError, HostError):
-                    continue
-                hosts[name] = (*hosts.get(name, ()), address)
-        self._hosts = hosts
+        found = self._hosts_file.look()
+        if found is not None:
+            self._hosts = {name: Lookup(addresses, "hosts") for name, addresses in found.items()}
 
     async def close(self) -> None:
         """Give up what is being asked."""
-        if self._forgetting is not None:
-            self._forgetting.cancel()
-        tasks = list(self._asking.values())
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._channel.close()
 
-    async def _ask(self, name: str) -> Answer:
-        settings = self._settings
-        end = monotonic() + settings.timeout
-        four, six = (self._loop.create_task(self._query(name, kind)) for kind in ("A", "AAAA"))
+    # Questions ----------------------------------------------------------------------------------
+
+    def _begin(self, name: str) -> None:
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self._asking[name] = future
+        self._start(self._ask(name, future), self._asking, name, future)
+
+    def _start(
+        self,
+        coroutine: Coroutine[Any, Any, None],
+        asking: dict[str, asyncio.Future[T]],
+        name: str,
+        future: asyncio.Future[T],
+    ) -> None:
+        """Run what answers a future, which is answered one way or another when that ends."""
+
+        def end(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if asking.get(name) is future:
+                del asking[name]
+            if future.done():
+                return
+            error = None if task.cancelled() else task.exception()
+            if error is None:
+                future.cancel()
+            else:
+                future.set_exception(error)
+
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(end)
+
+    def _at_once(self, answer: T) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = self._loop.create_future()
+        future.set_result(answer)
+        return future
+
+    async def _ask(self, name: str, future: asyncio.Future[Answer]) -> None:
+        """Ask for both families at once, answer the future, and remember."""
+        timeout = self._settings.timeout
+        end = monotonic() + timeout
+        four, six = (self._loop.create_task(self._addresses(name, kind, end)) for kind in (A, AAAA))
+        kept = self._cache.get(name)
+        patience = max(_PATIENCE, 0.0 if kept is None else kept.expires - monotonic() + 0.01)
+        impatience = self._loop.call_later(patience, self._answer_stale, name, future)
         try:
-            await asyncio.wait([four], timeout=settings.timeout)
-            usable = four.done() and not isinstance(four.result()[0], Reason)
-            # Name servers exist that never answer for AAAA.
-            await asyncio.wait(
-                [six], timeout=_SECOND_ANSWER if usable else max(end - monotonic(), 0)
-            )
-            answers = [
-                task.result() if task.done() else (reasons.DNS_TIMEOUT, 0.0) for task in (four, six)
-            ]
+            await asyncio.wait([four], timeout=timeout)
+            # Name servers exist that never answer for AAAA. They need not, where no name is (RFC 8020).
+            said = _result(four)
+            enough = isinstance(said, Found) or said.reason is reasons.DNS_NXDOMAIN
+            wait = _SECOND_ANSWER if enough else max(end - monotonic(), 0)
+            await asyncio.wait([six], timeout=wait)
+            now = monotonic()
+            answer = self._remember(name, _result(four), _result(six), now)
+            del self._asking[name]
+            if not future.done():
+                future.set_result(answer)
+            if enough and not six.done():
+                kept = self._cache.get(name)
+                await asyncio.wait([six], timeout=_LATE_ANSWER)
+                late = _result(six)
+                if not _is_failure(late) and self._cache.get(name) is kept:
+                    self._remember(name, _result(four), late, now)
         finally:
+            impatience.cancel()
             four.cancel()
             six.cancel()
-        addresses: tuple[str, ...] = ()
-        ttls: list[float] = []
-        for found, seconds in answers:
-            if not isinstance(found, Reason):
-                addresses += found
-                ttls.append(seconds)
-        answer: Answer = addresses
-        if not addresses:
-            failures = [found for found, _ in answers if isinstance(found, Reason)]
-            telling = [reason for reason in failures if reason is not reasons.DNS_NO_ADDRESS]
-            answer = telling[0] if telling else reasons.DNS_NO_ADDRESS
-            ttl = settings.negative_ttl
-            self._forget()
-        else:
-            ttl = min(max(min(ttls), settings.min_ttl), settings.max_ttl)
-            if max(ttls) > settings.max_ttl:
-                self._forget()
-        if len(self._cache) >= settings.cache_entries:
-            self._cache.pop(next(iter(self._cache)))
-        self._cache.pop(name, None)
-        self._cache[name] = (monotonic() + ttl, answer)
-        return answer
 
-    def _forget(self) -> None:
-        """Empty c-ares' own cache soon.
+    def _answer_stale(self, name: str, future: asyncio.Future[Answer]) -> None:
+        """Let nobody wait any longer, if there is an old answer."""
+        kept = self._cache.get(name)
+        if kept is None or future.done():
+            return
+        if kept.expires <= monotonic() < kept.stale_until:
+            future.set_result(_stale(kept))
 
-        It would keep failures for as long as their SOA record says, hours perhaps, and answers for
-        up to an hour, whatever the configuration says; and it cannot be turned off from here.
-        Reading its configuration again empties it.
-        """
-        if self._forgetting is None:
-            self._forgetting = self._loop.call_later(_FORGET, self._reinit)
+    async def _addresses(self, name: str, kind: int, end: float) -> Found | Missing:
+        """Ask for the addresses of one family."""
+        reply = await self._channel.ask(name, kind, end)
+        if reply.failure is not None:
+            return Missing(reply.failure, reply.negative_seconds)
+        return addresses_in(name, kind, reply.records)
 
-    def _reinit(self) -> None:
-        self._forgetting = None
-        self._channel._channel.reinit()  # noqa: SLF001 - aiodns does not pass it on
+    def _remember(
+        self, name: str, four: Found | Missing, six: Found | Missing, now: float
+    ) -> Answer:
+        """Keep what was said about a name at now; the answer to those who asked."""
+        settings = self._settings
+        old = self._cache.get(name)
+        found = [outcome for outcome in (four, six) if isinstance(outcome, Found)]
+        failed = _is_failure(four) or _is_failure(six)
+        if old is not None and failed and now < (old.expires if found else old.stale_until):
+            # What is known is better.
+            old.quiet_until = now + settings.negative_ttl
+            return old.next() if now < old.expires else _stale(old)
+        if found:
+            orders = _orders(found)
+            life = lifetime(settings, min(one.ttl for one in found), incomplete=failed)
+            # Who asked takes the first order.
+            kept: Kept[Answer] = Kept((*orders[1:], orders[0]), now, life)
+            kept.renew(now, life, settings.stale_if_error)
+            self._cache.put(name, kept)
+            return msgspec.structs.replace(orders[0], source="miss")
+        assert isinstance(four, Missing)  # noqa: S101 - nothing was found
+        assert isinstance(six, Missing)  # noqa: S101
+        reason, seconds = _why(four, six)
+        self._cache.put(name, Kept((reason,), now, failure_lifetime(settings, reason, seconds)))
+        return reason
 
-    async def _query(self, name: str, kind: str) -> tuple[Answer, float]:
-        """The addresses of one kind and their TTL in seconds."""
+    async def _ask_config_ids(self, name: str, future: asyncio.Future[ConfigIds]) -> None:
+        """Ask for HTTPS records, answer the future, and remember."""
         try:
-            result = await self._channel.query_dns(name, kind)
-        except aiodns.error.DNSError as error:
-            code = error.args[0] if error.args else 0
-            if code == _NOT_FOUND:
-                return reasons.DNS_NXDOMAIN, 0.0
-            if code == _NO_DATA:
-                return reasons.DNS_NO_ADDRESS, 0.0
-            return (reasons.DNS_TIMEOUT if code == _TIMEOUT else reasons.DNS_FAILURE), 0.0
-        # c-ares keeps the chain of CNAMEs in the answer; only records that hold an address count.
-        records = [
-            (record.data.addr, record.ttl)
-            for record in result.answer
-            if hasattr(record.data, "addr")
-        ]
-        if not records:
-            return reasons.DNS_NO_ADDRESS, 0.0
-        return tuple(address for address, _ in records), float(min(ttl for _, ttl in records))
+            async with asyncio.timeout(self._settings.timeout):
+                answer, life = await self._published(name)
+        except TimeoutError:
+            answer = reasons.DNS_TIMEOUT
+            life = failure_lifetime(self._settings, answer, None)
+        self._config_ids.put(name, Kept((answer,), monotonic(), life))
+        if not future.done():
+            future.set_result(answer)
+
+    async def _published(self, name: str) -> tuple[ConfigIds, float]:
+        """The config ids that a name publishes itself and by its aliases, and for how long that is kept."""
+        settings = self._settings
+        end = monotonic() + settings.timeout
+        config_ids: frozenset[int] = frozenset()
+        life = settings.max_ttl
+        asked: set[str] = set()
+        pending = [name]
+        while pending:
+            target = pending.pop()
+            if target in asked or len(asked) >= _MAX_SERVICE_QUESTIONS:
+                return reasons.DNS_FAILURE, settings.negative_ttl  # in a circle, or too far
+            asked.add(target)
+            said = await self._service(target, end)
+            if isinstance(said, Service):
+                config_ids |= said.config_ids
+                pending += said.aliases
+                life = min(life, lifetime(settings, said.ttl))
+                continue
+            seconds = failure_lifetime(settings, said.reason, said.seconds)
+            if said.reason in SERVER_FAILURES:
+                return said.reason, seconds
+            life = min(life, seconds)
+        return config_ids, life
+
+    async def _service(self, name: str, end: float) -> Service | Missing:
+        """Ask for the HTTPS records of one name."""
+        reply = await self._channel.ask(name, HTTPS, end)
+        if reply.failure is not None:
+            return Missing(reply.failure, reply.negative_seconds)
+        return service_in(name, reply.records)
+
+
+def _result(task: asyncio.Task[Found | Missing]) -> Found | Missing:
+    return task.result() if task.done() else Missing(reasons.DNS_TIMEOUT)
+
+
+def _is_failure(outcome: Found | Missing) -> bool:
+    return isinstance(outcome, Missing) and outcome.reason in SERVER_FAILURES
+
+
+def _why(four: Missing, six: Missing) -> tuple[Reason, int | None]:
+    """Why a name has no address, and how long the zone lets that be believed."""
+    said = [one for one in (four, six) if one.reason not in SERVER_FAILURES]
+    seconds = min((one.seconds for one in said if one.seconds is not None), default=None)
+    kinds = {one.reason for one in said}
+    if reasons.DNS_NXDOMAIN in kinds:
+        # Said of one family alone it is wrong, but there is no address.
+        reason = reasons.DNS_NXDOMAIN if len(kinds) == 1 else reasons.DNS_NO_ADDRESS
+        return reason, seconds
+    return (four.reason if four not in said else six.reason), seconds
+
+
+def _orders(found: list[Found]) -> tuple[Lookup, ...]:
+    """The addresses in several orders, each of which begins with others, so that clients spread over all."""
+    count = min(max(len(one.addresses) for one in found), _MAX_ORDERS)
+    cname = next((one.cname for one in found if one.cname is not None), None)
+    return tuple(
+        Lookup(
+            tuple(address for one in found for address in _turned(one.addresses, number, count)),
+            "hit",
+            cname,
+        )
+        for number in range(count)
+    )
+
+
+def _turned(addresses: tuple[str, ...], number: int, count: int) -> tuple[str, ...]:
+    """One of count turns, evenly spread."""
+    size = len(addresses)
+    first = number * max(size, count) // count % size
+    return addresses[first:] + addresses[:first]
+
+
+def _stale(kept: Kept[Answer]) -> Answer:
+    answer = kept.next()
+    return answer if isinstance(answer, Reason) else msgspec.structs.replace(answer, source="stale")

@@ -86,6 +86,7 @@ class Metrics(Collector):
         self._dns = _Histogram(_DNS_BOUNDS)
         self._tunnel = _Histogram(_TUNNEL_BOUNDS)
         self._dns_failures: Counter[str] = Counter()
+        self._dns_lookups: Counter[str] = Counter()
         self._generation = 0
         self._digest: str | None = None
         self._rules = 0
@@ -105,6 +106,8 @@ class Metrics(Collector):
         if event == _DENIED:
             denial = (record.policy, record.reason)
             self._denied[denial] = self._denied.get(denial, 0) + 1
+        if record.dns is not None:
+            self._dns_lookups[record.dns] += 1
         if record.dns_ms is not None:
             self._dns.observe(record.dns_ms)
         if record.connect_ms is not None:
@@ -178,6 +181,12 @@ class Metrics(Collector):
         )
         yield self._connect.family("connect_duration_seconds", "Time to connect to a destination.")
         yield self._dns.family("dns_duration_seconds", "Time to resolve a destination's name.")
+        yield _counter(
+            "dns_lookups_total",
+            "Requests whose destination's name was resolved, by where its addresses came from.",
+            ("result",),
+            (((result,), number) for result, number in list(self._dns_lookups.items())),
+        )
         yield _counter(
             "dns_failures_total",
             "Names that were not resolved.",

@@ -67,6 +67,24 @@ def test_a_denial_to_the_letter() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        (reasons.DNS_NXDOMAIN, 'error=dns_error; rcode="NXDOMAIN"; details="dns_nxdomain: '),
+        (reasons.DNS_NO_ADDRESS, 'error=dns_error; rcode="NOERROR"; details="dns_no_address: '),
+        (reasons.DNS_REFUSED, 'error=dns_error; rcode="REFUSED"; details="dns_refused: '),
+        (reasons.DNS_FAILURE, 'error=dns_error; details="dns_failure: '),
+        (reasons.DNS_TIMEOUT, 'error=dns_timeout; details="dns_timeout: '),
+    ],
+)
+def test_what_the_name_servers_said(reason: Reason, said: str) -> None:
+    """RFC 9209 §2.3.2, as far as it is known."""
+    _, fields, _ = read(refused(reason))
+    assert fields["proxy-status"].startswith(f"egress-proxy; {said}")
+    # It is a parameter of that one error type.
+    assert {row.proxy_status for row in REASONS.values() if row.rcode is not None} == {"dns_error"}
+
+
 @pytest.mark.parametrize("reason", REASONS.values(), ids=REASONS.keys())
 def test_every_reason_can_be_answered(reason: Reason) -> None:
     response, fields, body = read(refused(reason))

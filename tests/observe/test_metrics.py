@@ -27,6 +27,7 @@ LABELS = {
     "egress_proxy_bytes_total": {"direction"},
     "egress_proxy_connect_duration_seconds": set(),
     "egress_proxy_dns_duration_seconds": set(),
+    "egress_proxy_dns_lookups_total": {"result"},
     "egress_proxy_dns_failures_total": {"kind"},
     "egress_proxy_tunnel_duration_seconds": set(),
     "egress_proxy_upstream_failures_total": {"reason"},
@@ -76,7 +77,9 @@ def metrics() -> Metrics:
 def busy(metrics: Metrics) -> Metrics:
     """With at least one sample in every family."""
     metrics.finished(ended(Event.DENIED, reasons.DENY_RULE, policy="everyone"))
-    metrics.finished(ended(Event.FAILED, reasons.CONNECTION_REFUSED, dns_ms=1.0, connect_ms=2.0))
+    metrics.finished(
+        ended(Event.FAILED, reasons.CONNECTION_REFUSED, dns="miss", dns_ms=1.0, connect_ms=2.0)
+    )
     metrics.finished(
         ended(Event.ALLOWED, status=200, duration_ms=3.0, bytes_sent=1, bytes_received=2)
     )
@@ -199,6 +202,24 @@ def test_what_is_beyond_the_last_bucket_is_counted(metrics: Metrics) -> None:
     found = scraped(metrics)
     assert found["connect_duration_seconds_bucket{le=10.0}"] == 0
     assert found["connect_duration_seconds_bucket{le=+Inf}"] == 1
+
+
+def test_where_addresses_came_from(metrics: Metrics) -> None:
+    for number, result in enumerate(("hit", "miss", "stale", "hosts"), 1):
+        for _ in range(number):
+            metrics.finished(ended(Event.ALLOWED, dns=result))
+    metrics.finished(ended(Event.FAILED, reasons.DNS_NXDOMAIN, dns_ms=1.0))
+    metrics.finished(ended(Event.DENIED, reasons.HOST_NOT_ALLOWED))
+    assert {
+        name: value
+        for name, value in scraped(metrics).items()
+        if name.startswith("dns_lookups_total")
+    } == {
+        "dns_lookups_total{result=hit}": 1,
+        "dns_lookups_total{result=miss}": 2,
+        "dns_lookups_total{result=stale}": 3,
+        "dns_lookups_total{result=hosts}": 4,
+    }
 
 
 def test_the_policy_in_force_and_its_reloads(metrics: Metrics) -> None:

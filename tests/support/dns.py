@@ -17,12 +17,15 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdata
+import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
 from tests.support.serving import Server
 
-SOA = "ns.invalid. hostmaster.invalid. 1 3600 600 86400 5"
+#: What forged replies say: documentation's, so that nobody reaches anything by it (RFC 5737).
+FORGED = "192.0.2.66"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +35,30 @@ class Answer:
     addresses: tuple[str, ...] = ()
     ttl: int = 60
     rcode: str = "NOERROR"
-    """As the standards write it: NXDOMAIN, SERVFAIL, REFUSED."""
+    """As the standards write it: NXDOMAIN, SERVFAIL, REFUSED, NOTIMP, FORMERR."""
     delay: float = 0.0
     """Seconds before it is said."""
     drop: bool = False
     """Nothing is said at all."""
+    lose: int = 0
+    """So many questions of each type that were lost on the way, before the first that is answered."""
     truncate: bool = False
     """Over UDP only that it does not fit; the whole answer over TCP."""
     alias: str | None = None
     """A CNAME that leads to the addresses."""
+    records: tuple[str, ...] = ()
+    """More of the answer section, in the notation of zone files, such as ``a.test. 60 IN CNAME b.test.``: aliases, and
+    what is of the type that is asked for."""
+    soa: tuple[int, int] | None = (5, 5)
+    """TTL and minimum of the SOA record that comes with a negative answer; None leaves it out."""
+    forged: tuple[str, ...] = ()
+    """Replies that somebody else sends first, at once, each with the address FORGED: with another ``id``, to another
+    ``question``, from another ``port``, or ``garbage``. A ``perfect`` one shows that it would be believed."""
 
 
 NXDOMAIN = Answer(rcode="NXDOMAIN")
 SERVFAIL = Answer(rcode="SERVFAIL")
+REFUSED = Answer(rcode="REFUSED")
 SILENCE = Answer(drop=True)
 
 
@@ -52,7 +66,7 @@ SILENCE = Answer(drop=True)
 class Query:
     name: str
     kind: str
-    """A or AAAA."""
+    """A, AAAA or HTTPS."""
     transport: str
     """udp or tcp."""
     time: float = field(default_factory=time.monotonic)
@@ -63,8 +77,9 @@ class NameServer:
 
     def __init__(self) -> None:
         self.queries: list[Query] = []
-        self._answers: dict[str, tuple[Answer, ...]] = {}
+        self._answers: dict[tuple[str, str | None], tuple[Answer, ...]] = {}
         self._asked: Counter[tuple[str, str]] = Counter()
+        self._lost: Counter[tuple[str, str, int]] = Counter()
         self._timers: list[threading.Timer] = []
         self._udp, self._tcp = self._bind()
         self._thread = threading.Thread(target=self._serve_udp, daemon=True)
@@ -78,16 +93,19 @@ class NameServer:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def set(self, name: str, *answers: str | Answer) -> None:
+    def set(self, name: str, *answers: str | Answer, kind: str | None = None) -> None:
         """Each question, of each type for itself, takes the next answer; the last one stays.
 
-        A text is an address.
+        A text is an address. With a kind, it is for questions of that type alone.
         """
-        self._answers[name.lower()] = tuple(
+        name = name.lower()
+        self._answers[name, kind] = tuple(
             Answer((answer,)) if isinstance(answer, str) else answer for answer in answers
         )
-        for kind in ("A", "AAAA"):
-            del self._asked[name.lower(), kind]
+        for one in ("A", "AAAA", "HTTPS") if kind is None else (kind,):
+            del self._asked[name, one]
+            for number in range(len(answers)):
+                del self._lost[name, one, number]
 
     def asked(self, name: str, kind: str = "A") -> int:
         """How often a name was asked for."""
@@ -133,6 +151,8 @@ class NameServer:
             if not query:
                 return
             answer, reply = self._reply(query, "udp")
+            for how in answer.forged:
+                self._forge(query, client, how)
             if reply is None:
                 continue
             if answer.delay:
@@ -142,6 +162,28 @@ class NameServer:
             else:
                 with contextlib.suppress(OSError):  # the client has gone
                     self._udp.sendto(reply, client)
+
+    def _forge(self, wire: bytes, client: tuple[str, int], how: str) -> None:
+        """Send what no resolver may believe."""
+        query = dns.message.from_wire(wire)
+        question = query.question[0]
+        if how == "question":
+            query.question = [
+                dns.rrset.RRset(_name("other.test"), question.rdclass, question.rdtype)
+            ]
+        response = dns.message.make_response(query, recursion_available=True)
+        if question.rdtype == dns.rdatatype.A:
+            owner = query.question[0].name
+            response.answer.append(dns.rrset.from_text(owner, 3600, "IN", "A", FORGED))
+        if how == "id":
+            response.id ^= 0x5555
+        forged = response.to_wire() if how != "garbage" else wire[:2] + b"\xff" * 40
+        if how != "port":
+            self._udp.sendto(forged, client)
+            return
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.bind(("127.0.0.1", 0))
+            stranger.sendto(forged, client)
 
     def _serve_tcp(self, connection: socket.socket) -> None:
         with connection.makefile("rb") as file:
@@ -159,9 +201,14 @@ class NameServer:
         name = question.name.to_text(omit_final_dot=True).lower()
         kind = dns.rdatatype.to_text(question.rdtype)
         self.queries.append(Query(name, kind, transport))
-        answers = self._answers.get(name, (NXDOMAIN,))
-        answer = answers[min(self._asked[name, kind], len(answers) - 1)]
+        answers = self._answers.get((name, kind)) or self._answers.get((name, None), (NXDOMAIN,))
+        number = min(self._asked[name, kind], len(answers) - 1)
+        answer = answers[number]
         if answer.drop:
+            return answer, None
+        lost = (name, kind, number)
+        self._lost[lost] += 1
+        if self._lost[lost] <= answer.lose:
             return answer, None
         response = dns.message.make_response(query, recursion_available=True)
         if answer.truncate and transport == "udp":
@@ -170,17 +217,41 @@ class NameServer:
         self._asked[name, kind] += 1
         response.set_rcode(dns.rcode.from_text(answer.rcode))
         version = {"A": 4, "AAAA": 6}.get(kind)
+        wanted = {question.rdtype, dns.rdatatype.CNAME}
         addresses = [one for one in answer.addresses if ip_address(one).version == version]
         owner = question.name
         if answer.alias is not None:
-            alias = dns.name.from_text(answer.alias)
+            alias = _name(answer.alias)
             response.answer.append(
                 dns.rrset.from_text(owner, answer.ttl, "IN", "CNAME", alias.to_text())
             )
             owner = alias
         if addresses:
             response.answer.append(dns.rrset.from_text(owner, answer.ttl, "IN", kind, *addresses))
-        elif answer.rcode in {"NOERROR", "NXDOMAIN"}:
-            zone = dns.name.from_text(name.rpartition(".")[2])
-            response.authority.append(dns.rrset.from_text(zone, 5, "IN", "SOA", SOA))
-        return answer, response.to_wire()
+        more = [record for line in answer.records if (record := _record(line)).rdtype in wanted]
+        response.answer += more
+        said = addresses or any(record.rdtype == question.rdtype for record in more)
+        if not said and answer.soa is not None and answer.rcode in {"NOERROR", "NXDOMAIN"}:
+            ttl, minimum = answer.soa
+            zone = _name(name.rpartition(".")[2])
+            soa = f"ns.invalid. hostmaster.invalid. 1 3600 600 86400 {minimum}"
+            response.authority.append(dns.rrset.from_text(zone, ttl, "IN", "SOA", soa))
+        # What does not fit into a datagram is truncated by itself.
+        size = 65535 if transport == "tcp" else 0
+        return answer, response.to_wire(max_size=size, prefer_truncation=True)
+
+
+def _record(line: str) -> dns.rrset.RRset:
+    name, ttl, class_, kind, data = line.split(None, 4)
+    if not data.startswith("\\#"):
+        return dns.rrset.from_text(name, int(ttl), class_, kind, data)
+    # RFC 3597; dnspython itself would want it to make sense.
+    wire = bytes.fromhex(data.split(None, 2)[2])
+    generic = dns.rdata.GenericRdata(
+        dns.rdataclass.from_text(class_), dns.rdatatype.from_text(kind), wire
+    )
+    return dns.rrset.from_rdata(name, int(ttl), generic)
+
+
+def _name(text: str) -> dns.name.Name:
+    return dns.name.from_text(text)
