@@ -24,6 +24,7 @@ from egress_proxy.config.reload import Reloader
 from egress_proxy.core import reason as reasons
 from egress_proxy.core.errors import EgressProxyError
 from egress_proxy.core.reason import Reason
+from egress_proxy.net.dialer import warn_of_missing_sources
 from egress_proxy.net.listener import Listener
 from egress_proxy.net.poller import Interrupted, Poller
 from egress_proxy.net.resolver import Resolver
@@ -106,7 +107,8 @@ class App:
     async def resolve(self, name: str) -> tuple[str, ...] | Reason:
         """The addresses behind a name, or why there are none."""
         assert self._worker is not None  # noqa: S101 - asked for by the admin port, which run() opens
-        return await self._worker.resolver.find(name)
+        answer = await self._worker.resolver.find(name)
+        return answer if isinstance(answer, Reason) else answer.addresses
 
     async def run(self) -> None:
         """Serve until told to stop, drain, and flush. Raises StartError."""
@@ -121,6 +123,8 @@ class App:
         admin = AdminServer(self)
         try:
             listener = await _listen(worker, admin, self.config.listen)
+            admin_address = SocketAddress(self.config.listen.admin.host, admin.port)
+            worker.listens_on(listener.address, admin_address)
             for number in _SIGNALS:
                 callback = self._on_hangup if number == signal.SIGHUP else self._on_stop
                 _on_signal(loop, number, callback)
@@ -132,13 +136,9 @@ class App:
             gc.set_threshold(50_000, 20, 50)
             listener.start()
             self.ready = True
-            admin_host = self.config.listen.admin.host
-            log.info(
-                "listening",
-                proxy=str(listener.address),
-                admin=str(SocketAddress(admin_host, admin.port)),
-            )
+            log.info("listening", proxy=str(listener.address), admin=str(admin_address))
             _warn_of_descriptors(worker)
+            warn_of_missing_sources(self.config.dial)
             await self._stop.wait()
             self.draining = worker.draining = True
             log.info("draining", connections=self.metrics.connections_active)
@@ -206,6 +206,7 @@ class App:
             self._worker.adopt(config, generation)
             self._start(revoke(self._worker))
             _warn_of_descriptors(self._worker)
+            warn_of_missing_sources(config.dial)
         self.metrics.policy_loaded(
             generation, config.digest, config.policy.rule_count, self.loaded_at
         )

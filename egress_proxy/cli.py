@@ -298,13 +298,14 @@ def _explain(options: argparse.Namespace) -> int:
         except ConfigError as error:
             print(error, file=sys.stderr)
             return BAD
-    addresses, failure = tuple(options.addresses), None
-    if options.resolve and destination.host.address is None:
-        found, failure = _resolve(loaded.config, destination.host.text)
-        addresses += found
-    config = loaded.config
+    config, addresses = loaded.config, tuple(options.addresses)
     explanation = explain(config.policy, options.identity, destination, addresses, config.asks)
-    explanation = msgspec.structs.replace(explanation, dns=failure)
+    # A name that a parent proxy resolves is perhaps unknown here.
+    if options.resolve and destination.host.address is None and explanation.parent is None:
+        found, failure = _resolve(config, destination.host.text)
+        addresses += found
+        explanation = explain(config.policy, options.identity, destination, addresses, config.asks)
+        explanation = msgspec.structs.replace(explanation, dns=failure)
     if options.format == "json":
         _print_json(explanation)
     else:
@@ -317,6 +318,7 @@ def _resolve(config: Any, name: str) -> tuple[tuple[str, ...], str | None]:
     """The addresses behind a name, and the reason where there are none."""
     import asyncio
 
+    from egress_proxy.core.reason import Reason
     from egress_proxy.net.resolver import Resolver
 
     async def find() -> Any:
@@ -327,7 +329,7 @@ def _resolve(config: Any, name: str) -> tuple[tuple[str, ...], str | None]:
             await resolver.close()
 
     answer = asyncio.run(find())
-    return (answer, None) if isinstance(answer, tuple) else ((), answer.name)
+    return ((), answer.name) if isinstance(answer, Reason) else (answer.addresses, None)
 
 
 def _print_explanation(explanation: Any) -> None:
@@ -340,8 +342,10 @@ def _print_explanation(explanation: Any) -> None:
         )
     if explanation.set_entry is not None:
         print(f"  by host: {explanation.set_entry}")
-    if not explanation.tls:
-        print("  tunnel:  need not be TLS")
+    if explanation.outcome != "DENIED":
+        print(f"  tunnel:  {'must be TLS to that host' if explanation.tls else 'need not be TLS'}")
+    if explanation.parent is not None and explanation.outcome != "DENIED":
+        print(f"  through: the parent proxy {explanation.parent}, which resolves names")
     for other in explanation.others:
         print(f"  also:    {other.rule}, of policy {other.policy}, at {other.place}: {other.why}")
     for address in explanation.addresses:
@@ -350,7 +354,7 @@ def _print_explanation(explanation: Any) -> None:
         )
     if explanation.dns is not None:
         print(f"  address: the name could not be resolved ({explanation.dns})")
-    elif not explanation.addresses and explanation.reason is None:
+    elif not explanation.addresses and explanation.reason is None and explanation.parent is None:
         print("  address: checked when the name is resolved; --resolve does it now")
     if explanation.hint is not None:
         print(f"  {explanation.hint}")

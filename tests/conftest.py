@@ -40,7 +40,9 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--loop", choices=_LOOPS, help="run the proxy on this event loop alone")
+    parser.addoption(
+        "--loop", choices=_LOOPS, help="run the proxy on this event loop, uvloop by default"
+    )
     parser.addoption(
         "--times", type=int, default=1, help="try so many times as many examples of each property"
     )
@@ -60,12 +62,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Integration tests run the proxy on both event loops, the slower ones of real clients on one."""
+    """The proxy runs on uvloop, as in production; CI runs it on asyncio's own loop as well."""
     if "proxy_loop" in metafunc.fixturenames:
-        chosen = metafunc.config.getoption("--loop")
-        both = "integration" in metafunc.definition.path.parts
-        loops = [chosen] if chosen else list(_LOOPS) if both else ["uvloop"]
-        metafunc.parametrize("proxy_loop", loops, indirect=True)
+        chosen = metafunc.config.getoption("--loop") or "uvloop"
+        metafunc.parametrize("proxy_loop", [chosen], indirect=True)
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

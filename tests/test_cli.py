@@ -309,6 +309,27 @@ def test_explain_looks_the_name_up(run: Any, who: str) -> None:
     assert "address: the name could not be resolved (dns_" in said.out
 
 
+def test_explain_a_parent_proxy(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text(
+        "version: 1\ndns: {servers: ['127.0.0.1:1'], timeout: 100ms}\n"
+        "upstream: {proxy: 'http://proxy.example:3128'}\n"
+        "policies: [{name: a, allow: [a.example, {host: b.example, upstream: direct}]}]\n"
+    )
+    # It resolves the name, so that nobody is asked here, nor told an address.
+    more = ("--resolve", "--address", "10.0.0.1")
+    said = run("explain", "--config", str(path), *more, "a.example")
+    assert (said.status, said.out.count("address")) == (0, 0)
+    assert "  through: the parent proxy proxy.example:3128, which resolves names\n" in said.out
+    said = run("explain", "--config", str(path), *more, "b.example")
+    assert (said.status, "through:" in said.out) == (1, False)
+    assert "address: the name could not be resolved (dns_" in said.out
+    said = run("explain", "--config", str(path), "c.example")
+    assert (said.status, "through:" in said.out) == (1, False)
+    said = run("explain", "--config", str(path), "--format", "json", "a.example")
+    assert json.loads(said.out)["parent"] == "proxy.example:3128"
+
+
 def test_explain_in_audit_mode(run: Any, tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_text("version: 1\nmode: audit\npolicies: [{name: a, allow: [example.com]}]\n")

@@ -222,13 +222,14 @@ class AdminServer:
             )
         except IdentityError as error:
             return Refusal(reasons.BAD_ADMIN_REQUEST, f"client: {error}")
-        answer: tuple[str, ...] | Reason = ()
-        if question.resolve and destination.host.address is None:
-            answer = await self._state.resolve(destination.host.text)
-        found, failure = ((), answer.name) if isinstance(answer, Reason) else (answer, None)
         config = self._state.config
-        explanation = explain(config.policy, client, destination, found, config.asks)
-        explanation = msgspec.structs.replace(explanation, dns=failure)
+        explanation = explain(config.policy, client, destination, (), config.asks)
+        # A name that a parent proxy resolves is perhaps unknown here.
+        if question.resolve and destination.host.address is None and explanation.parent is None:
+            answer = await self._state.resolve(destination.host.text)
+            found, failure = ((), answer.name) if isinstance(answer, Reason) else (answer, None)
+            explanation = explain(config.policy, client, destination, found, config.asks)
+            explanation = msgspec.structs.replace(explanation, dns=failure)
         return Response(msgspec.json.encode(explanation))
 
     async def _reload(self, _request: Request) -> Response | Refusal:

@@ -23,6 +23,7 @@ from egress_proxy.config import model
 from egress_proxy.config.destinations import network
 from egress_proxy.config.documents import INCLUDED_KEYS, VERSION
 from egress_proxy.config.model import Config
+from egress_proxy.config.networks import internal_network, nat64_prefix
 from egress_proxy.config.reload import NEEDS_RESTART
 from egress_proxy.config.rules import (
     MAX_PER_RULE,
@@ -42,6 +43,7 @@ from egress_proxy.config.subjects import (
     USER,
     USER_FORM,
 )
+from egress_proxy.config.upstream import PARENT_KEYS, no_proxy_entry, proxy_url
 from egress_proxy.config.values import (
     DURATION_UNITS,
     NAME,
@@ -60,7 +62,9 @@ from egress_proxy.config.values import (
     parse_with_unit,
     relative_path,
     socket_address,
+    source_address,
 )
+from egress_proxy.core.embedding import NAT64_PREFIX_LENGTHS
 from egress_proxy.core.names import MAX_LABEL_LENGTH, MAX_NAME_LENGTH
 from egress_proxy.core.policy import (
     DEFAULT_PORTS,
@@ -92,6 +96,24 @@ DESCRIPTIONS: Final = {
     "credentials": "User names and passwords. Without it nobody is asked for any.",
     "dns": "How names become addresses.",
     "dns.servers": "The servers to ask, in this order. Default: the system's, from `/etc/resolv.conf`.",
+    "networks": "What is special about the networks that the proxy is among.",
+    "networks.internal": "Networks of your own that use public addresses. They are refused like private ones: only "
+    "`allow_private`, or a rule with `cidr`, opens them.",
+    "networks.nat64": "Prefixes of your translators from IPv6 to IPv4 (RFC 6052), beside 64:ff9b::/96. The IPv4 "
+    "address inside decides.",
+    "dial": "How the addresses of a destination are tried. For requests that begin after a change.",
+    "dial.prefer": "Which family is tried first, `ipv6` or `ipv4`; the two then take turns.",
+    "dial.stagger": "How long one address has before the next is tried beside it (RFC 8305 §5).",
+    "dial.failure_memory": "How long an address that could not be reached, or that another has overtaken, is tried "
+    "after the others. `0s` is never.",
+    "dial.source_addresses": "Where connections come from: an address of this machine, or one of each family. Default: "
+    "the system's choice.",
+    "tunnels": "What a CONNECT tunnel may carry. For tunnels that begin after a change.",
+    "tunnels.ech": "What becomes of a tunnel whose TLS handshake carries Encrypted ClientHello. `allow`: its "
+    "outer name is compared. `grease`: refused where the host publishes the configuration that it is encrypted with. "
+    "`refuse`: refused, GREASE or not.",
+    "upstream": "The parent proxy of every destination about which no rule says otherwise. For requests that begin "
+    "after a change.",
     "timeouts": "How long anything may take. For requests and tunnels that begin after a change.",
     "limits": "How much of anything there may be in the whole proxy.",
     "audit": "The log of decisions, on standard output.",
@@ -112,6 +134,10 @@ DESCRIPTIONS: Final = {
     "policies[].allow[].allow_private": "The networks in which the host's addresses may lie although they are private "
     "or special.",
     "policies[].allow[].tls": "`verify`: a tunnel must be TLS to the host that was asked for. `off` lifts that.",
+    "policies[].allow[].upstream": "How these destinations are reached: `direct`, or through a parent proxy of their "
+    "own. The most specific rule that says it decides.",
+    "policies[].allow[].upstream.proxy": "The parent proxy, as `http://HOST:PORT`.",
+    "policies[].allow[].upstream.credentials_file": "A file with one line `user:password`, which this parent is shown.",
 }  # fmt: skip
 
 
@@ -215,6 +241,9 @@ _ANY_LABEL: Final = r"(?:[A-Za-z0-9-]|[^\x00-\x7F])+"
 _OTHER_NAME: Final = rf"(?=.*[^\x00-\x7F]){_ANY_LABEL}(?:\.{_ANY_LABEL})*\.?"
 _HOST: Final = rf"\*|(?:\*\.)?(?:{_ASCII_NAME}|{_OTHER_NAME})"
 
+#: A host of whatever letters: its exact form is its own pattern's, which knows no port behind it.
+_PROXY_URL: Final = rf"[hH][tT][tT][pP]://(?:[^\x00-\x20/?#@\[\]:\\]+|\[{_IPV6}\]):{_PORT}"
+
 _PATH_CHARACTER: Final = r"[^\x00-\x1F\x7F]"
 _HOST_SAYS: Final = (
     'Write a host: example.com, or "*.example.com" for every name below it, without port, path or scheme. '
@@ -247,7 +276,18 @@ _FORMS: Final[dict[Reader, Schema]] = {
     socket_address: _address_and_port(f"(?:0|{_PORT})", "0.0.0.0:3128")
     | {"description": "Port 0 lets the system choose one."},
     name_server: _address_and_port(_PORT, "10.96.0.10:53"),
+    source_address: _text(
+        f"{_IPV4}|{_IPV6}", "Write an IP address of this machine, such as 192.0.2.10."
+    ),
     network: _ref("network"),
+    internal_network: _ref("network"),
+    proxy_url: _text(_PROXY_URL, "Write http://HOST:PORT, such as http://proxy.example.com:3128.")
+    | {"examples": ["http://proxy.example.com:3128"]},
+    no_proxy_entry: {"anyOf": [_ref("host"), _ref("network")]},
+    nat64_prefix: _text(
+        f"(?:{_IPV6})/(?:{'|'.join(map(str, NAT64_PREFIX_LENGTHS))})",
+        "Write the translator's prefix, such as 2001:db8:64::/96.",
+    ),
 }
 
 
@@ -270,7 +310,7 @@ def _form(reader: Reader) -> Schema:
 # Sections ---------------------------------------------------------------------------------------------------------
 
 #: Keys that a section cannot do without, which :mod:`.load` sees to.
-_REQUIRED: Final = {"credentials": ("users_file",)}
+_REQUIRED: Final = {"credentials": ("users_file",), "upstream": ("proxy",)}
 
 
 def _section_or_value(key: str, reader: Reader, written: Mapping[str, str]) -> Schema:
@@ -372,18 +412,32 @@ _TLS: Final[Schema] = {
     "default": "verify",
 }
 
+_ROUTE: Final[Schema] = {
+    "anyOf": [
+        {"const": "direct"},
+        _mapping(
+            {
+                key: _FORMS[form] | _described(f"policies[].allow[].upstream.{key}")
+                for key, form in zip(PARENT_KEYS, (proxy_url, relative_path), strict=True)
+            },
+            required=["proxy"],
+        ),
+    ],
+}
+
 _RULE: Final[dict[str, Schema]] = {
     "host": _ref("hostOrSet"),
     "cidr": _ref("network"),
     "ports": _list(_ref("port"), MAX_PER_RULE) | {"examples": [[443, "8000-8010"]]},
     "allow_private": _form(allow_private_networks),
     "tls": _TLS,
+    "upstream": _ROUTE,
 }
 
 
 def _rule(*, deny: bool) -> Schema:
     """One entry of a list of rules: a host alone, or a mapping with either ``host`` or ``cidr``."""
-    both = {"allow_private", "tls"} if deny else set[str]()
+    both = {"allow_private", "tls", "upstream"} if deny else set[str]()
     return {
         "anyOf": [
             _ref("hostOrSet"),

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any, Final
 
 from egress_proxy.config.documents import Document, included, read_document
 from egress_proxy.config.errors import Code, ConfigError, Problem, Report, told
 from egress_proxy.config.lint.rules import lint
-from egress_proxy.config.model import Config, Credentials, Listen, SocketAddress
+from egress_proxy.config.model import Config, Credentials, Listen, SocketAddress, Upstream
 from egress_proxy.config.rules import PolicyReader
 from egress_proxy.config.schema import KEYS, NOT_YET, SECTIONS
 from egress_proxy.config.sets import Sets, read_sets
 from egress_proxy.config.sources import Sources
+from egress_proxy.config.upstream import ParentCredentials, lacks, report_no_proxy, routes
 from egress_proxy.config.users import users
 from egress_proxy.config.yaml_source import Mapping, place_of
+from egress_proxy.core.names import Authority
 from egress_proxy.core.policy import CompiledPolicy, Mode, Place
+from egress_proxy.core.special_use import ANYWHERE, Surroundings
+from egress_proxy.core.upstream import Upstream as Routes
 
 __all__ = ["Loaded", "load", "parse"]
 
@@ -78,9 +83,13 @@ def _check_all(data: bytes, source: str, sources: Sources) -> Loaded:
         values["credentials"] = _with_users(values["credentials"], document, sources)
     _check_together(values, document)
     mode, credentials = values.pop("mode", Mode.ENFORCE), values.get("credentials")
-    policy = _read_policies(document, sources, mode, credentials)
+    surroundings = values.pop("networks", ANYWHERE)
+    parents = ParentCredentials(sources)
+    upstream = _upstream(values.pop("upstream", None), document, parents)
+    policy = _read_policies(document, sources, mode, credentials, surroundings, upstream, parents)
     config = Config(
         policy=policy,
+        parent_credentials=parents.found,
         source=source,
         digest=sources.digest,
         sources=sources,
@@ -90,7 +99,13 @@ def _check_all(data: bytes, source: str, sources: Sources) -> Loaded:
 
 
 def _read_policies(
-    document: Document, sources: Sources, mode: Mode, credentials: Credentials | None
+    document: Document,
+    sources: Sources,
+    mode: Mode,
+    credentials: Credentials | None,
+    surroundings: Surroundings,
+    upstream: Routes | None,
+    parents: ParentCredentials,
 ) -> CompiledPolicy:
     """The policies of all files. Raises ConfigError if anything was wrong until now."""
     report = document.report
@@ -99,7 +114,7 @@ def _read_policies(
     for each in documents:
         if "sets" in each.fields:
             read_sets(each.fields["sets"], each.report, sources, sets)
-    reader = PolicyReader(sets)
+    reader = PolicyReader(sets, parents)
     for each in documents:
         if "policies" in each.fields:
             reader.read(each.fields["policies"], each.report)
@@ -114,10 +129,10 @@ def _read_policies(
         what = f"no rule uses the set `{name}`"
         report.warning(Code.UNUSED_SET, sets[name].place, what, _SET_ADVICE.format(name=name))
     policies = tuple(reader.policies)
-    lint(policies, report, credentials)
+    lint(policies, report, credentials, surroundings)
     if report.failed:
         raise report.exception()
-    return CompiledPolicy(policies, mode)
+    return CompiledPolicy(policies, mode, surroundings, upstream)
 
 
 def _with_users(found: Credentials, document: Document, sources: Sources) -> Credentials:
@@ -138,6 +153,20 @@ def _with_users(found: Credentials, document: Document, sources: Sources) -> Cre
     return replace(found, users=users(data, report.beside(found.users_file)))
 
 
+def _upstream(
+    found: Upstream | None, document: Document, parents: ParentCredentials
+) -> Routes | None:
+    """The parent of whatever no rule speaks of, its credentials read."""
+    if found is None:
+        return None
+    report, place = document.report, document.places["upstream"]
+    if lacks(document.fields["upstream"], "proxy"):
+        report_no_proxy(place, report)
+    if found.credentials_file:
+        parents.read(found.credentials_file, place, report)
+    return routes(found)
+
+
 def _check_together(values: dict[str, Any], document: Document) -> None:
     """What single values cannot show."""
     places, report = document.places, document.report
@@ -146,11 +175,29 @@ def _check_together(values: dict[str, Any], document: Document) -> None:
         what = f"the proxy and the admin port cannot both listen on {listen.admin}"
         place = places.get("listen", place_of(document.root, report))
         report.error(Code.CONFLICT, place, what, "write different ports")
+    upstream = values.get("upstream")
+    for own in (listen.proxy, listen.admin):
+        if upstream is not None and _is_own(upstream.proxy, own):
+            what = f"`proxy` is the address that the proxy itself listens on, {own}"
+            instead = "write the parent's, or other ports"
+            report.error(Code.CONFLICT, places["upstream"], what, instead)
     dns = values.get("dns")
     if dns is not None and dns.min_ttl > dns.max_ttl:
         what = "`min_ttl` is longer than `max_ttl`"
         instead = "write a shorter `min_ttl` or a longer `max_ttl`"
         report.error(Code.CONFLICT, places["dns"], what, instead)
+    dial = values.get("dial")
+    if dial is not None and len({":" in each for each in dial.source_addresses}) < len(
+        dial.source_addresses
+    ):
+        what = "`source_addresses` has two addresses of one family"
+        report.error(Code.CONFLICT, places["dial"], what, "write one of each at most")
+    networks = values.get("networks")
+    for prefix, other in combinations(networks.nat64 if networks else (), 2):
+        if prefix.overlaps(other):
+            what = f"the prefixes {prefix} and {other} of `nat64` overlap"
+            instead = "write each prefix as the translator has it"
+            report.error(Code.CONFLICT, places["networks"], what, instead)
     timeouts = values.get("timeouts")
     if timeouts is not None:
         for shorter, longer in (("connect_attempt", "connect"), ("idle", "lifetime")):
@@ -158,6 +205,14 @@ def _check_together(values: dict[str, Any], document: Document) -> None:
                 what = f"`{shorter}` is longer than `{longer}`, so it never takes effect"
                 instead = f"write a shorter `{shorter}`"
                 report.warning(Code.WITHOUT_EFFECT, places["timeouts"], what, instead)
+
+
+def _is_own(parent: Authority | None, own: SocketAddress) -> bool:
+    """Whether a parent proxy's address is surely the one that is listened on."""
+    if parent is None or parent.host.address is None or parent.port != own.port:
+        return False
+    everywhere = own.host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+    return parent.host.text == own.host or (everywhere and parent.host.address.is_loopback)
 
 
 def _collide(one: SocketAddress, other: SocketAddress) -> bool:

@@ -11,7 +11,9 @@ from enum import StrEnum
 
 from egress_proxy.config.sources import Sources
 from egress_proxy.core.challenge import Asks
-from egress_proxy.core.policy import CompiledPolicy
+from egress_proxy.core.names import Authority
+from egress_proxy.core.networks import IPNetwork
+from egress_proxy.core.policy import CompiledPolicy, HostPattern
 
 KIB = 1024
 
@@ -50,14 +52,62 @@ class Dns:
     """Asked before any server; pods' hostAliases land there. Read again when it changes."""
     timeout: float = 5.0
     """Seconds for one name, all tries together: clients give up soon after."""
+    tries: int = 2
+    """How often each server is asked, within ``timeout``: UDP loses packets."""
     min_ttl: float = 1.0
     """Seconds that an answer is kept at least, so that TTL 0 does not ask per request."""
     max_ttl: float = 300.0
     """Seconds that an answer is kept at most, so that a moved service is found again."""
     negative_ttl: float = 5.0
-    """Seconds that a failure is remembered: long enough to stop a storm, short enough to mend soon."""
+    """Seconds that a failure is remembered at most, less where the zone's SOA record says so: long enough to
+    stop a storm, short enough to mend soon."""
+    stale_if_error: float = 0.0
+    """Seconds that an answer still serves beyond its TTL while the name servers fail; 0 is never."""
     cache_entries: int = 10_000
-    """Names kept; the oldest goes first. About 1 KiB each."""
+    """Names kept; the one that was asked for longest ago goes first. About 1 KiB each."""
+
+
+class Family(StrEnum):
+    """A version of the internet protocol."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """``dial:``. It applies to requests that begin after a reload."""
+
+    prefer: Family = Family.IPV6
+    """Which family is tried first (RFC 8305 §4 prefers IPv6); the two then take turns."""
+    stagger: float = 0.25
+    """Seconds that one address has before the next is tried beside it (RFC 8305 §5)."""
+    max_attempts: int = 16
+    """Addresses of one destination that are tried at most."""
+    failure_memory: float = 10.0
+    """Seconds for which an address that could not be reached, or that another has overtaken, is tried after the
+    others; 0 is never."""
+    source_addresses: tuple[str, ...] = ()
+    """Where connections come from: an address of this machine, or one of each family. Empty leaves it to the system."""
+
+
+class Ech(StrEnum):
+    """What becomes of a tunnel whose ClientHello carries Encrypted ClientHello (RFC 9849)."""
+
+    ALLOW = "allow"
+    """The outer name, which anybody on the way can read, is compared."""
+    GREASE = "grease"
+    """Refused where the host publishes the configuration that the hello is encrypted with. What clients send to
+    all others is noise (GREASE), and cannot be told from the real thing without asking."""
+    REFUSE = "refuse"
+    """Refused, GREASE or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnels:
+    """``tunnels:``. It applies to tunnels that begin after a reload."""
+
+    ech: Ech = Ech.ALLOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +120,11 @@ class Timeouts:
     keep_alive: float = 60.0
     """Between two requests of one client connection."""
     connect: float = 10.0
-    """For one destination, all of its addresses together."""
+    """For one destination, all of its addresses together; through a parent proxy, until that has answered CONNECT."""
     connect_attempt: float = 4.0
-    """For one address, so that a dead one leaves time for the next."""
+    """For one address; those after it do not wait for that (``dial.stagger``)."""
+    client_hello: float = 10.0
+    """From the 200 to the end of the tunnel's ClientHello (``tls: verify``)."""
     response: float = 60.0
     """From the end of a request to the origin's answer (absolute-form)."""
     idle: float = 900.0
@@ -89,6 +141,8 @@ class Limits:
     """Bytes of a request or response head. Cookies and tokens of 8 to 16 KiB exist."""
     head_fields: int = 100
     """Header lines of a head."""
+    client_hello_bytes: int = 32 * KIB
+    """Bytes of a tunnel's ClientHello, with its record headers. Post-quantum ones have 2 KiB, tickets add some more."""
     connections: int = 10_000
     """Client connections at once; over it they are answered 503. Each may need two descriptors and
     two more for a pipe."""
@@ -124,6 +178,18 @@ class Credentials:
 
 
 @dataclass(frozen=True, slots=True)
+class Upstream:
+    """``upstream:``. It applies to requests that begin after a reload."""
+
+    proxy: Authority | None = None
+    """The parent proxy, as `http://HOST:PORT`. No rule needs to name it, and its address may be a private one."""
+    no_proxy: tuple[HostPattern | IPNetwork, ...] = ()
+    """Hosts that are reached directly, and networks for destinations that are written as an address."""
+    credentials_file: str = ""
+    """A file with one line `user:password`, which the parent is shown; read again when it changes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """One whole configuration."""
 
@@ -136,6 +202,8 @@ class Config:
     """Every file and directory that it was read from, to be watched for changes."""
     listen: Listen = field(default_factory=Listen)
     dns: Dns = field(default_factory=Dns)
+    dial: Dial = field(default_factory=Dial)
+    tunnels: Tunnels = field(default_factory=Tunnels)
     timeouts: Timeouts = field(default_factory=Timeouts)
     limits: Limits = field(default_factory=Limits)
     audit: Audit = field(default_factory=Audit)
@@ -143,6 +211,8 @@ class Config:
     """Seconds that open tunnels get after SIGTERM: Kubernetes' default grace period of 30 s, less a
     preStop sleep of 5 s, and what flushing the log may take."""
     credentials: Credentials | None = None
+    parent_credentials: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """What goes to parent proxies as Proxy-Authorization, by the path of the file that it was read from."""
     on_revoke: OnRevoke = OnRevoke.CLOSE
     admin_token_file: str | None = None
     """File with the bearer token of ``/v1/``; without it the admin port's ``/v1/`` answers on loopback alone."""

@@ -111,7 +111,9 @@ class Reloader:
         outcome, self._sources = await asyncio.to_thread(_load_whole, self._path)
         if isinstance(outcome, ConfigError):
             return self._failed(outcome)
-        if outcome.config.digest == self.config.digest:
+        same = outcome.config.digest == self.config.digest
+        # Secrets are no part of the digest.
+        if same and outcome.config.parent_credentials == self.config.parent_credentials:
             self._reported = None
             return ReloadResult(ReloadOutcome.UNCHANGED, self.generation)
         return self._swap(outcome)

@@ -12,6 +12,7 @@ from egress_proxy.config.errors import Code, Report, elsewhere, quoted
 from egress_proxy.config.nodes import fields, in_quotes, items, scalar, text
 from egress_proxy.config.sets import Sets
 from egress_proxy.config.subjects import read_subjects
+from egress_proxy.config.upstream import ParentCredentials, read_route
 from egress_proxy.config.values import NAME, NAME_FORM, ListOf
 from egress_proxy.config.yaml_source import Mapping, Node, Scalar, Sequence, place_of
 from egress_proxy.core.networks import IPNetwork
@@ -27,6 +28,7 @@ from egress_proxy.core.policy import (
     Rule,
     Target,
 )
+from egress_proxy.core.upstream import Route
 
 #: Entries of one rule's list. A decision walks along them.
 MAX_PER_RULE: Final = 100
@@ -34,13 +36,12 @@ POLICY_KEYS: Final = ("name", "subjects", *Action)
 POLICY_NOT_YET: Final = {
     "limits": "remove it, and limit the traffic elsewhere",
     "contract_headers": "remove it: no header is required",
-    "upstream": "remove it: destinations are reached directly",
+    "upstream": "write it on the rules, or at the top level",
 }
-RULE_KEYS: Final = ("host", "cidr", "ports", "allow_private", "tls")
+RULE_KEYS: Final = ("host", "cidr", "ports", "allow_private", "tls", "upstream")
 RULE_NOT_YET: Final = {
     "methods": "remove it: inside a tunnel nobody can see the method",
     "paths": "remove it: inside a tunnel nobody can see the path",
-    "upstream": POLICY_NOT_YET["upstream"],
 }
 
 _POLICIES_EXAMPLE: Final = "a list of policies, each `- name: …` with `allow:`"
@@ -53,10 +54,11 @@ allow_private_networks: Final = ListOf(network, MAX_PER_RULE, "[10.0.0.0/8]")
 class PolicyReader:
     """Reads ``policies:`` of one file after the other; what is broken is reported and left out."""
 
-    def __init__(self, sets: Sets) -> None:
+    def __init__(self, sets: Sets, parents: ParentCredentials) -> None:
         self.policies: list[Policy] = []
         self.used_sets: set[str] = set()
         self._sets = sets
+        self._parents = parents
         self._names: dict[str, Place] = {}
 
     def read(self, node: Node, report: Report) -> None:
@@ -119,6 +121,12 @@ class PolicyReader:
             if action is Action.DENY:
                 what = "`tls` belongs to a rule under `allow` or `ask`"
                 report.error(Code.CONFLICT, place_of(found["tls"], report), what, "remove it")
+        route: Route | None = None
+        if "upstream" in found:
+            route = read_route(found["upstream"], report, self._parents)
+            if action is Action.DENY:
+                what = "`upstream` belongs to a rule under `allow` or `ask`"
+                report.error(Code.CONFLICT, place_of(found["upstream"], report), what, "remove it")
         if "host" in found and "cidr" in found:
             what = "a rule has both `host` and `cidr`"
             report.error(Code.CONFLICT, place, what, "write two rules")
@@ -135,7 +143,7 @@ class PolicyReader:
             report.error(Code.MISSING_KEY, place, what, f"write {_RULE_EXAMPLE}")
         if target is None or ports is None or lifted is None or tls is None:
             return None
-        return Rule(action, target, place, ports, lifted, tls)
+        return Rule(action, target, place, ports, lifted, tls, route)
 
     def _hosts(self, node: Node, name: str, report: Report) -> HostPattern | HostSet | None:
         """A host pattern, or ``@NAME`` for a set."""

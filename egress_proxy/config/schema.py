@@ -9,9 +9,24 @@ from typing import Any, Final
 from egress_proxy.config import rules
 from egress_proxy.config.documents import INCLUDED_KEYS
 from egress_proxy.config.errors import Report
-from egress_proxy.config.model import Audit, Credentials, Dns, Limits, Listen, OnRevoke, Timeouts
+from egress_proxy.config.model import (
+    Audit,
+    Credentials,
+    Dial,
+    Dns,
+    Ech,
+    Family,
+    Limits,
+    Listen,
+    OnRevoke,
+    Timeouts,
+    Tunnels,
+    Upstream,
+)
+from egress_proxy.config.networks import internal_network, nat64_prefix
 from egress_proxy.config.nodes import fields
 from egress_proxy.config.subjects import SUBJECT_KEYS
+from egress_proxy.config.upstream import MAX_NO_PROXY, PARENT_KEYS, no_proxy_entry, proxy_url
 from egress_proxy.config.values import (
     Choice,
     Duration,
@@ -24,9 +39,11 @@ from egress_proxy.config.values import (
     name_server,
     relative_path,
     socket_address,
+    source_address,
 )
 from egress_proxy.config.yaml_source import Node
 from egress_proxy.core.policy import Mode
+from egress_proxy.core.special_use import Surroundings
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +73,35 @@ DNS: Final = Section(
         "servers": ListOf(name_server, 8, '["10.96.0.10:53"]'),
         "hosts_file": file_path,
         "timeout": Duration("100ms", "60s"),
+        "tries": Integer(1, 10),
         "min_ttl": Duration("0s", "1h"),
         "max_ttl": Duration("1s", "1d"),
         "negative_ttl": Duration("0s", "5m"),
+        "stale_if_error": Duration("0s", "1d"),
         "cache_entries": Integer(1, 1_000_000),
     },
     "timeout: 5s on a line below",
 )
+DIAL: Final = Section(
+    Dial,
+    {
+        "prefer": Choice(Family),
+        "stagger": Duration("10ms", "10s"),
+        "max_attempts": Integer(1, 100),
+        "failure_memory": Duration("0s", "10m"),
+        "source_addresses": ListOf(source_address, 2, '["192.0.2.10"]'),
+    },
+    "prefer: ipv4 on a line below",
+)
+NETWORKS: Final = Section(
+    Surroundings,
+    {
+        "internal": ListOf(internal_network, 1000, "[203.0.113.0/24]"),
+        "nat64": ListOf(nat64_prefix, 16, '["2001:db8:64::/96"]'),
+    },
+    "internal: [203.0.113.0/24] on a line below",
+)
+TUNNELS: Final = Section(Tunnels, {"ech": Choice(Ech)}, "ech: refuse on a line below")
 TIMEOUTS: Final = Section(
     Timeouts,
     {
@@ -70,6 +109,7 @@ TIMEOUTS: Final = Section(
         "keep_alive": Duration("100ms", "1h"),
         "connect": Duration("100ms", "5m"),
         "connect_attempt": Duration("100ms", "5m"),
+        "client_hello": Duration("100ms", "5m"),
         "response": Duration("100ms", "1h"),
         "idle": Duration("100ms", "1d"),
         "lifetime": Duration("1s", "30d"),
@@ -81,6 +121,7 @@ LIMITS: Final = Section(
     {
         "head_bytes": Size("1KiB", "1MiB"),
         "head_fields": Integer(8, 10_000),
+        "client_hello_bytes": Size("1KiB", "256KiB"),
         "connections": Integer(1, 1_000_000),
     },
     "connections: 10000 on a line below",
@@ -100,6 +141,16 @@ CREDENTIALS: Final = Section(
     "users_file: users on a line below",
 )
 
+UPSTREAM: Final = Section(
+    Upstream,
+    {
+        "proxy": proxy_url,
+        "no_proxy": ListOf(no_proxy_entry, MAX_NO_PROXY, '["*.internal.example", 10.0.0.0/8]'),
+        "credentials_file": relative_path,
+    },
+    "proxy: http://proxy.example.com:3128 on a line below",
+)
+
 #: The top-level keys that say something by themselves. ``include``, ``sets`` and ``policies`` belong together.
 SECTIONS: Final[dict[str, Reader]] = {
     "listen": LISTEN,
@@ -107,6 +158,10 @@ SECTIONS: Final[dict[str, Reader]] = {
     "on_revoke": Choice(OnRevoke),
     "credentials": CREDENTIALS,
     "dns": DNS,
+    "networks": NETWORKS,
+    "dial": DIAL,
+    "upstream": UPSTREAM,
+    "tunnels": TUNNELS,
     "timeouts": TIMEOUTS,
     "limits": LIMITS,
     "audit": AUDIT,
@@ -118,7 +173,6 @@ KEYS: Final = (*INCLUDED_KEYS, *SECTIONS)
 #: Top-level keys that version 1 of the format has and this version of the program does not.
 NOT_YET: Final = {
     "contract_headers": rules.POLICY_NOT_YET["contract_headers"],
-    "upstream": rules.POLICY_NOT_YET["upstream"],
     "state": "remove it: nothing is kept between restarts",
 }
 
@@ -135,3 +189,4 @@ def every_key() -> Iterator[str]:
     yield from (f"policies[].{name}" for name in rules.POLICY_KEYS)
     yield from (f"policies[].subjects[].{name}" for name in SUBJECT_KEYS)
     yield from (f"policies[].allow[].{name}" for name in rules.RULE_KEYS)
+    yield from (f"policies[].allow[].upstream.{name}" for name in PARENT_KEYS)

@@ -26,6 +26,7 @@ class Sources:
     def __init__(self) -> None:
         self._seen: dict[str, Signature] = {}
         self._digests: list[str] = []
+        self._count = 0
         self._left = MAX_BYTES
 
     @property
@@ -35,7 +36,7 @@ class Sources:
 
     @property
     def digest(self) -> str:
-        """SHA-256 in hexadecimal: of the one file's bytes, or of the digests of several, one a line."""
+        """SHA-256 in hexadecimal: of the one file's bytes, or of the digests of several, one a line. No secrets'."""
         if len(self._digests) == 1:
             return self._digests[0]
         return hashlib.sha256(
@@ -52,19 +53,25 @@ class Sources:
         """Whether a file is not what it was before it was read."""
         return signature(self.paths) != self.state
 
-    def read(self, path: str) -> bytes:
-        """The bytes of a file. Raises ConfigError."""
-        if len(self._digests) >= MAX_FILES:
+    def read(self, path: str, *, secret: bool = False) -> bytes:
+        """The bytes of a file. Raises ConfigError.
+
+        Those of a secret are no part of the digest: it is shown to whoever asks, who could try passwords on it.
+        """
+        if self._count >= MAX_FILES:
             what = f"the configuration has more than {MAX_FILES:,} files"
             raise file_error(path, what, "write fewer and larger ones")
         self._seen.setdefault(path, _signature_of(path))
         data = _read(path, self._left)
         self._left -= len(data)
-        self._digests.append(hashlib.sha256(data).hexdigest())
+        self._count += 1
+        if not secret:
+            self._digests.append(hashlib.sha256(data).hexdigest())
         return data
 
     def take(self, data: bytes) -> None:
         """Count a text that did not come from a file of its own."""
+        self._count += 1
         self._digests.append(hashlib.sha256(data).hexdigest())
 
     def is_directory(self, path: str) -> bool:

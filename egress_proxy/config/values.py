@@ -108,7 +108,7 @@ def _with_unit(
             Code.BAD_VALUE,
             place_of(node, report),
             what,
-            f"write {found.text}{likely}, or with another of {', '.join(units)}",
+            f"write {found.text}{_likely(found.text, units, bounds, likely)}, or with another of {', '.join(units)}",
         )
         return None
     value = parse_with_unit(found.text, units)
@@ -125,6 +125,15 @@ def _with_unit(
         )
         return None
     return value
+
+
+def _likely(text: str, units: dict[str, Any], bounds: tuple[str, str], usual: str) -> str:
+    """The unit that was most likely meant: the usual one, or else the first that makes it a value within the bounds."""
+    for unit in (usual, *units):
+        value = parse_with_unit(f"{text}{unit}", units)
+        if value is not None and bounds_hold(value, units, bounds):
+            return unit
+    return usual
 
 
 def parse_with_unit(text: str, units: dict[str, Any]) -> float | None:
@@ -227,6 +236,35 @@ def name_server(node: Node, name: str, report: Report) -> str | None:
         node, name, report, "10.96.0.10:53 or [2001:db8::53]:53", lowest_port=1
     )
     return None if found is None else str(found)
+
+
+def source_address(node: Node, name: str, report: Report) -> str | None:
+    """An address of this machine, as text."""
+    instead = "write an IP address of this machine, such as 192.0.2.10"
+    found = text(node, name, report, instead)
+    if found is None:
+        return None
+    try:
+        address = ip_address(found)
+    except ValueError:
+        what = f"{name} is not an IP address: {quoted(found)}"
+    else:
+        mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+        if mapped is not None:
+            what, instead = f"{name} is an IPv4 address inside IPv6", f"write {mapped}"
+        elif not (
+            address.is_unspecified
+            or address.is_multicast
+            or str(address) == "255.255.255.255"
+            # Of which interface, there is no way to say.
+            or (isinstance(address, IPv6Address) and address.is_link_local)
+            or "%" in found
+        ):
+            return str(address)
+        else:
+            what = f"{name} cannot be {quoted(found)}"
+    report.error(Code.BAD_VALUE, place_of(node, report), what, instead)
+    return None
 
 
 def _address_and_port(

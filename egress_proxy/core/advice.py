@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Final
 
 import msgspec
 
 from egress_proxy.core import reason as reasons
-from egress_proxy.core.addresses import Grant, special_use, vet
+from egress_proxy.core.addresses import vet
 from egress_proxy.core.decide import Decision, decide
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import Authority, plain_address
@@ -24,6 +25,7 @@ from egress_proxy.core.policy import (
     Subject,
 )
 from egress_proxy.core.reason import Reason
+from egress_proxy.core.special_use import Surroundings, special_use
 
 
 def addition(
@@ -36,14 +38,11 @@ def addition(
     """The smallest policy that lifts the denial, or None if no further rule can."""
     if decision.denial is reasons.DENY_RULE or decision.denial is reasons.APPROVAL_REQUIRED:
         return None
-    if any(is_guarded(text) for text in addresses):
+    if any(is_guarded(text, policy.surroundings) for text in addresses):
         # It can be opened, by who knows why: a name that leads here is more often an attack than a service.
         return None
     rule = smallest_rule(destination, addresses, decision)
-    # Tried before it is advised. What deny rules close stays closed.
-    trial = decide(CompiledPolicy((Policy("", (rule,), None, rule.place),)), identity, destination)
-    grant = Grant(trial.grant.allow, decision.grant.closed)
-    if addresses and not vet(addresses, destination.port, grant).passed:
+    if addresses and not opens(rule, policy, identity, destination, addresses, decision):
         return None
     home = home_of(policy, identity, decision)
     if home is None:
@@ -55,10 +54,26 @@ def addition(
     return f"policies:\n{head}\n    allow:\n      - {yaml_rule(rule)}\n"
 
 
-def is_guarded(text: str) -> bool:
+def is_guarded(text: str, surroundings: Surroundings) -> bool:
     """Whether an address is one that no rule is suggested for: the machine's own, link-local, or metadata."""
-    special = special_use(plain_address(ip_address(text)))
+    special = special_use(plain_address(ip_address(text)), surroundings)
     return special is not None and special.guarded
+
+
+def opens(
+    rule: Rule,
+    policy: CompiledPolicy,
+    identity: Identity,
+    destination: Authority,
+    addresses: tuple[str, ...],
+    decision: Decision,
+) -> bool:
+    """Whether a rule, if it were added, would open an address. What deny rules close stays closed."""
+    alone = CompiledPolicy(
+        (Policy("", (rule,), None, rule.place),), surroundings=policy.surroundings
+    )
+    grant = replace(decide(alone, identity, destination).grant, closed=decision.grant.closed)
+    return bool(vet(addresses, destination.port, grant).passed)
 
 
 def smallest_rule(destination: Authority, addresses: tuple[str, ...], decision: Decision) -> Rule:
@@ -70,7 +85,7 @@ def smallest_rule(destination: Authority, addresses: tuple[str, ...], decision: 
         return Rule(Action.ALLOW, network, place, ((port, port),))
     networks: tuple[IPNetwork, ...] = ()
     # One address that can be dialled is enough.
-    if not vet(addresses, port, Grant(decision.grant.allow)).passed:
+    if not vet(addresses, port, replace(decision.grant, closed=None, audit=False)).passed:
         networks = tuple(ip_network(plain_address(ip_address(text))) for text in addresses)
     pattern = HostPattern(destination.host.text, wildcard=False)
     return Rule(Action.ALLOW, pattern, place, ((port, port),), networks)
@@ -159,7 +174,7 @@ def hint(denial: Reason, decision: Decision, addresses: tuple[str, ...]) -> str:
     if denial is reasons.DENY_RULE and decision.match is not None:
         rule = decision.match.rule
         return f"No rule can be added, because deny beats allow: remove or narrow `{rule}` at {rule.place}."
-    if any(is_guarded(text) for text in addresses):
+    if any(is_guarded(text, decision.grant.surroundings) for text in addresses):
         return (
             "No rule is suggested, because an address is the machine's own, link-local or a cloud's metadata service. "
             "Where that is meant, a rule that names exactly that address opens it."

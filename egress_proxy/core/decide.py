@@ -6,17 +6,12 @@ This is the one place where it is made; the server, ``explain`` and the admin AP
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from egress_proxy.core import reason as reasons
-from egress_proxy.core.addresses import (
-    PUBLIC_ONLY,
-    Grant,
-    Vetting,
-    special_use,
-    vet,
-)
+from egress_proxy.core.addresses import Grant, Vetting, vet
 from egress_proxy.core.identity import Identity
-from egress_proxy.core.names import Authority, IPAddress
+from egress_proxy.core.names import MAX_NAME_LENGTH, Authority, Host, IPAddress
 from egress_proxy.core.networks import IPNetwork, lies_within
 from egress_proxy.core.policy import (
     Action,
@@ -29,6 +24,8 @@ from egress_proxy.core.policy import (
     Rule,
 )
 from egress_proxy.core.reason import Reason
+from egress_proxy.core.special_use import Surroundings, special_use
+from egress_proxy.core.upstream import Direct, Parent, preference
 
 #: Decisions that are remembered. Clients choose the destinations, so there is a bound: about 4 MiB.
 _MEMO_SIZE = 8192
@@ -48,6 +45,8 @@ class Decision:
     """What the address gate may pass."""
     tls: bool = True
     """Whether a tunnel must be TLS to the host that was asked for; no rule that lets it through says otherwise."""
+    parent: Parent | None = None
+    """The parent proxy that it goes through; None where it is reached directly."""
 
 
 def decide(policy: CompiledPolicy, identity: Identity, destination: Authority) -> Decision:
@@ -81,6 +80,7 @@ def _decide(policy: CompiledPolicy, identity: Identity, destination: Authority) 
     other_port: Entry | None = None
     lifted: tuple[IPNetwork, ...] = ()
     tls = True
+    routing: list[Rule] = []
     for entry in policy.matches(identity, destination.host):
         rule = entry[1]
         if not rule.covers_port(port):
@@ -94,13 +94,15 @@ def _decide(policy: CompiledPolicy, identity: Identity, destination: Authority) 
             asking = asking or entry
         else:
             allowing = allowing or entry
-        lifted += _lifted_by(rule, address)
+        lifted += _lifted_by(rule, address, policy.surroundings)
         tls = tls and rule.tls
+        if rule.upstream is not None:
+            routing.append(rule)
     denial: Reason | None = None
     deciding = allowing
     if denying is not None:
         # Whatever other rules came before it, so that no order of rules can matter, in audit mode either.
-        denial, deciding, lifted, tls = reasons.DENY_RULE, denying, (), True
+        denial, deciding, lifted, tls, routing = reasons.DENY_RULE, denying, (), True, []
     elif asking is not None:
         denial, deciding = reasons.APPROVAL_REQUIRED, asking
     elif allowing is None:
@@ -113,21 +115,79 @@ def _decide(policy: CompiledPolicy, identity: Identity, destination: Authority) 
             denial = reasons.HOST_NOT_ALLOWED
     match = None if deciding is None else Match(policy.policies[deciding[0]].name, deciding[1])
     closed = policy.closed_networks(identity, port)
-    grant = Grant(lifted, closed, audit) if lifted or closed or audit else PUBLIC_ONLY
-    return Decision(denial is None or audit, denial, match, grant, tls)
+    return Decision(
+        denial is None or audit,
+        denial,
+        match,
+        policy.grant(lifted, closed),
+        tls,
+        _parent(policy, destination.host, routing),
+    )
 
 
-def _lifted_by(rule: Rule, address: IPAddress | None) -> tuple[IPNetwork, ...]:
+def _lifted_by(
+    rule: Rule, address: IPAddress | None, surroundings: Surroundings
+) -> tuple[IPNetwork, ...]:
     """The networks that a rule opens although they are special-use.
 
     A cidr rule opens the special-use network that it lies in, and nothing else: `0.0.0.0/0` means the internet.
     """
     if isinstance(rule.target, HostPattern | HostSet):
         return rule.allow_private
-    special = None if address is None else special_use(address)
+    special = None if address is None else special_use(address, surroundings)
     return (
         (rule.target,) if special is not None and lies_within(rule.target, special.network) else ()
     )
+
+
+def _parent(policy: CompiledPolicy, host: Host, routing: list[Rule]) -> Parent | None:
+    """The parent proxy of a host, as the most specific of the rules says that say anything about it."""
+    if not routing:
+        return None if policy.upstream is None else policy.upstream.parent_of(host)
+    ranks = [_specificity(rule, host) for rule in routing]
+    routes = [
+        rule.upstream
+        for rule, rank in zip(routing, ranks, strict=True)
+        if rule.upstream is not None and rank == max(ranks)
+    ]
+    route = min(routes, key=preference)
+    return None if isinstance(route, Direct) else route
+
+
+def _specificity(rule: Rule, host: Host) -> int:
+    """The higher, the fewer hosts a rule's pattern or network stands for, of those that name this host."""
+    target = rule.target
+    if not isinstance(target, HostPattern | HostSet):
+        return target.prefixlen
+    text = str(target)
+    if isinstance(target, HostSet):
+        # A rule is asked about a host that its set names.
+        text = next(pattern for pattern, _ in target.naming(host))
+    # Of the wildcards above one host, the longest is the nearest.
+    return len(text) if text.startswith("*") else MAX_NAME_LENGTH + 1
+
+
+#: RFC 6761 §6.3: whoever resolves these names, they are the machine's own.
+_LOCALHOST: Final = ("127.0.0.1", "::1")
+
+
+def known_addresses(destination: Authority) -> tuple[str, ...]:
+    """The addresses of a destination that need not be asked for: its own where it is one, and the machine's."""
+    host = destination.host
+    if host.address is not None:
+        return (host.text,)
+    if host.text == "localhost" or host.text.endswith(".localhost"):
+        return _LOCALHOST
+    return ()
+
+
+def judged_addresses(
+    decision: Decision, destination: Authority, addresses: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The addresses of a destination that the gate sees: where a parent resolves the name, not those behind it."""
+    if destination.host.address is None and decision.parent is None:
+        return addresses
+    return known_addresses(destination)
 
 
 def vet_addresses(

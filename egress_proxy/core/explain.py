@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Final
 
 import msgspec
 
 from egress_proxy.core import reason as reasons
-from egress_proxy.core.addresses import Grant, special_use, vet
+from egress_proxy.core.addresses import vet
 from egress_proxy.core.advice import addition, hint
 from egress_proxy.core.challenge import Asks, challenge
-from egress_proxy.core.decide import Decision, decide, vet_addresses
+from egress_proxy.core.decide import Decision, decide, judged_addresses, vet_addresses
 from egress_proxy.core.errors import HostError
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import (
@@ -37,6 +38,7 @@ from egress_proxy.core.policy import (
     parents,
 )
 from egress_proxy.core.reason import Event
+from egress_proxy.core.special_use import special_use
 
 #: Rules that an explanation shows beside the one that decided.
 MAX_OTHERS: Final = 50
@@ -79,6 +81,8 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where the rule names a set: the host pattern of the set that matched, and its place."""
     tls: bool = True
     """Whether a tunnel must be TLS to the host that was asked for."""
+    parent: str | None = None
+    """The parent proxy that it goes through, as ``host:port``. That one resolves the name."""
     others: tuple[OtherRule, ...] = ()
     addresses: tuple[AddressAnswer, ...] = ()
     dns: str | None = None
@@ -132,8 +136,7 @@ def explain(
     :func:`parse_address` gives them.
     """
     decision = decide(policy, identity, destination)
-    if destination.host.address is not None:
-        addresses = (destination.host.text,)
+    addresses = judged_addresses(decision, destination, addresses)
     asked = challenge(asks, policy, identity, destination, decision)
     denial = asked or decision.denial
     outcome = (
@@ -167,6 +170,7 @@ def explain(
         place=None if match is None else str(match.rule.place),
         set_entry=None if match is None else _set_entry(match.rule, destination.host),
         tls=decision.tls,
+        parent=None if decision.parent is None else str(decision.parent),
         others=tuple(_others(policy, identity, destination, decision)),
         addresses=tuple(
             _judge(policy, identity, destination, text, decision) for text in addresses
@@ -267,13 +271,13 @@ def _judge(
     vetting = vet((text,), destination.port, decision.grant)
     passes = bool(vetting.passed) and not vetting.would_prohibit
     address = plain_address(ip_address(text))
-    special = special_use(address)
+    special = special_use(address, decision.grant.surroundings)
     kind = "public" if special is None else f"{special.kind} ({special.network})"
     if passes:
         return AddressAnswer(
             text, passes, kind if special is None else f"{kind}, opened by the rule"
         )
-    if vet((text,), destination.port, Grant(decision.grant.allow)).passed:
+    if vet((text,), destination.port, replace(decision.grant, closed=None, audit=False)).passed:
         # What remains is that a deny rule names its network.
         for number, rule in policy.matches(identity, host_of_address(address)):
             if rule.action is Action.DENY and rule.covers_port(destination.port):

@@ -226,8 +226,9 @@ def parse_response(data: bytes, method: str, limits: HeadLimits) -> ResponseHead
             raise HeadError(
                 reasons.ORIGIN_MALFORMED, "it switches protocols, which nobody asked for"
             )
-        # RFC 9112 §6.3, rules 1, 3, 4, 6 and 8 in this order.
-        if method == "HEAD" or status in {204, 304} or status < 200:
+        # RFC 9112 §6.3, rules 1 and 2, then 3, 4, 6 and 8 in this order.
+        tunnel = method == "CONNECT" and status < 300
+        if tunnel or method == "HEAD" or status in {204, 304} or status < 200:
             framing, length = Framing.NONE, 0
         else:
             framing, length = _framing(fields, int(line[1]))
@@ -260,13 +261,57 @@ def forwardable(fields: Iterable[Field], *also_removed: bytes) -> Iterable[Field
     ]
 
 
-def origin_request(request: ProxyRequest) -> bytes:
-    """The head to send to the origin: origin-form, Host rebuilt from the target, one request per connection."""
-    destination = request.destination
-    host = str(destination).removesuffix(":80").encode("ascii")
-    lines = [
-        b"%s %s HTTP/1.1\r\nHost: %s\r\n" % (request.method.encode("ascii"), request.path, host)
-    ]
+def has_passed(request: ProxyRequest, pseudonym: bytes) -> bool:
+    """Whether the request has come through the proxy of this name before (RFC 9110 §7.6.3)."""
+    return any(
+        words[1:2] == [pseudonym]
+        for lower, _, value in request.fields
+        if lower == b"via"
+        for words in map(bytes.split, value.split(b","))
+    )
+
+
+def origin_request(request: ProxyRequest, pseudonym: bytes = b"egress-proxy") -> bytes:
+    """The head to send to the origin: origin-form, Host rebuilt from the target, one request per connection.
+
+    ``pseudonym`` is how the proxy calls itself in Via.
+    """
+    return _forwarded(request, request.path, pseudonym)
+
+
+def parent_request(
+    request: ProxyRequest, pseudonym: bytes, credentials: bytes | None = None
+) -> bytes:
+    """The head to send to a parent proxy: CONNECT, or the same as to an origin, but in absolute-form.
+
+    ``credentials`` are those that the parent asks for, as they stand in Proxy-Authorization.
+    """
+    shown = b""
+    # RFC 9110 §9.3.8: what receives TRACE answers with what it was sent, so that the client would see them.
+    if credentials is not None and request.method.upper() != "TRACE":
+        shown = b"Proxy-Authorization: %b\r\n" % credentials
+    if request.is_connect:
+        target = str(request.destination).encode("ascii")
+        # Nothing of the client's but through whom it came: loops of several proxies are found by that.
+        via = b"".join(b"%s: %s\r\n" % field[1:] for field in request.fields if field[0] == b"via")
+        return b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%bVia: 1.%d %b\r\n%b\r\n" % (
+            *(target, target, via, request.minor, pseudonym, shown),
+        )
+    # RFC 9112 §3.2.4: the last proxy makes an asterisk of a URL without path.
+    path = b"" if request.path == b"*" else request.path
+    return _forwarded(request, b"http://%b%b" % (_host_field(request), path), pseudonym, shown)
+
+
+def _host_field(request: ProxyRequest) -> bytes:
+    return str(request.destination).removesuffix(":80").encode("ascii")
+
+
+def _forwarded(
+    request: ProxyRequest, target: bytes, pseudonym: bytes, further: bytes = b""
+) -> bytes:
+    """A request's head on its way: Host rebuilt from the target, one request per connection."""
+    method, host = request.method.encode("ascii"), _host_field(request)
+    lines = [b"%s %s HTTP/1.1\r\nHost: %s\r\n%b" % (method, target, host, further)]
     rebuilt = [b"host", b"content-length"]
     if not request.expects_continue:
         # RFC 9110 §10.1.1: to be ignored in HTTP/1.0, and meant for requests with a body.
@@ -276,7 +321,7 @@ def origin_request(request: ProxyRequest) -> bytes:
         lines.append(b"Content-Length: %d\r\n" % request.length)
     elif request.framing is Framing.CHUNKED:
         lines.append(b"Transfer-Encoding: chunked\r\n")
-    lines.append(b"Via: 1.%d egress-proxy\r\nConnection: close\r\n\r\n" % request.minor)
+    lines.append(b"Via: 1.%d %b\r\nConnection: close\r\n\r\n" % (request.minor, pseudonym))
     return b"".join(lines)
 
 

@@ -15,9 +15,12 @@ from typing import Any
 
 import msgspec
 
+from egress_proxy.core.addresses import PUBLIC_ONLY, Grant
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import Authority, Host, IPAddress, plain_address
 from egress_proxy.core.networks import IPNetwork, NetworkIndex
+from egress_proxy.core.special_use import ANYWHERE, Surroundings
+from egress_proxy.core.upstream import Route, Upstream
 
 #: Inclusive ranges of ports.
 PortRanges = tuple[tuple[int, int], ...]
@@ -111,6 +114,8 @@ class Rule(msgspec.Struct, frozen=True, gc=False):
     allow_private: tuple[IPNetwork, ...] = ()
     tls: bool = True
     """Whether a tunnel must be TLS to the host that was asked for (``tls: verify``)."""
+    upstream: Route | None = None
+    """How its destinations are reached; None where the rule does not say."""
 
     def __str__(self) -> str:
         return f"{self.action.value} {self.target}"
@@ -167,13 +172,21 @@ class CompiledPolicy:
     """All policies of one configuration, ready to be asked. Immutable once made."""
 
     __slots__ = (
-        *("_any", "_applicable", "_below", "_closed", "_denied", "_exact", "_networks"),
-        *("__weakref__", "memo", "mode", "policies", "rule_count"),
+        *("_any", "_applicable", "_below", "_closed", "_denied", "_exact", "_grant", "_networks"),
+        *("__weakref__", "memo", "mode", "policies", "rule_count", "surroundings", "upstream"),
     )
 
-    def __init__(self, policies: Iterable[Policy], mode: Mode = Mode.ENFORCE) -> None:
+    def __init__(
+        self,
+        policies: Iterable[Policy],
+        mode: Mode = Mode.ENFORCE,
+        surroundings: Surroundings = ANYWHERE,
+        upstream: Upstream | None = None,
+    ) -> None:
         self.policies = tuple(policies)
         self.mode = mode
+        self.surroundings = surroundings
+        self.upstream = upstream
         self._exact: _Index = {}
         self._below: _Index = {}
         self._any: list[Entry] = []
@@ -202,6 +215,9 @@ class CompiledPolicy:
         # No method of ours is cached: it would refer to us, and a policy that another one has replaced must go at once.
         self._applicable = lru_cache(maxsize=65536)(partial(_find_applicable, self.policies))
         self._closed = lru_cache(maxsize=1024)(ClosedNetworks)
+        self._grant = lru_cache(maxsize=1024)(
+            partial(Grant, audit=mode is Mode.AUDIT, surroundings=surroundings)
+        )
         self.memo: dict[Any, Any] = {}
         """Where :mod:`egress_proxy.core.decide` keeps what it has worked out, for as long as this policy lives."""
 
@@ -263,6 +279,13 @@ class CompiledPolicy:
         if not self._denied:
             return None
         return self._closed(self._denied, self.applicable(identity), port)
+
+    def grant(self, lifted: tuple[IPNetwork, ...], closed: ClosedNetworks | None) -> Grant:
+        """What the address gate may pass. Equal ones are one object, because the gate remembers its answers by it."""
+        nothing_else = self.mode is not Mode.AUDIT and self.surroundings is ANYWHERE
+        if nothing_else and not lifted and closed is None:
+            return PUBLIC_ONLY
+        return self._grant(lifted, closed)
 
 
 def _find_applicable(policies: tuple[Policy, ...], identity: Identity) -> frozenset[int]:

@@ -31,9 +31,26 @@ class Record(msgspec.Struct, omit_defaults=True):
     policy: str | None = None
     rule: str | None = None
     generation: int | None = None
+    sni: str | None = None
+    """The host that the tunnel's TLS handshake names."""
+    tls_version: str | None = None
+    """The newest version that the handshake offers."""
+    alpn: str | None = None
+    """The protocols that the handshake offers, separated by commas."""
     address: str | None = None
+    """Dialled; of a refused destination, the one that it was refused for."""
+    parent: str | None = None
+    """The parent proxy that the request went to, as ``host:port``."""
+    cname: str | None = None
+    """The name that the host is an alias of, at the end of the chain."""
+    dns: str | None = None
+    """Where the addresses came from: ``hit``, ``miss``, ``stale`` or ``hosts``."""
     dns_ms: float | None = None
     connect_ms: float | None = None
+    attempts: int | None = None
+    """Addresses that were dialled, where it was more than one."""
+    failed: tuple[str, ...] | None = None
+    """Which of them could not be reached, and why, as ``address reason``: the first few."""
     duration_ms: float | None = None
     bytes_sent: int | None = None
     bytes_received: int | None = None

@@ -27,8 +27,8 @@ class Snapshot(Sources):
         super().__init__()
         self.files: dict[str, bytes] = {}
 
-    def read(self, path: str) -> bytes:
-        data = self.files[path] = super().read(path)
+    def read(self, path: str, *, secret: bool = False) -> bytes:
+        data = self.files[path] = super().read(path, secret=secret)
         return data
 
 
@@ -39,10 +39,10 @@ class _Edits(Sources):
         super().__init__()
         self._files = files
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, *, secret: bool = False) -> bytes:
         data = self._files.get(path)
-        if data is None:
-            return super().read(path)
+        if data is None or secret:
+            return super().read(path, secret=secret)
         self.take(data)
         return data
 
@@ -131,6 +131,8 @@ def _difference(before: Loaded, after: Loaded, homes: list[Home]) -> str | None:
     old, new = before.config, after.config
     if replace(new, policy=old.policy, digest=old.digest, sources=old.sources) != old:
         return "the edited text changes more than policies"
+    if new.policy.upstream != old.policy.upstream:
+        return "the edited text changes the parent proxy"
     wanted = {home.name: home for home in homes}
     found = {policy.name: policy for policy in new.policy.policies}
     known = {policy.name for policy in old.policy.policies}

@@ -72,7 +72,7 @@ class PastRequest(msgspec.Struct, frozen=True):
     reason: str | None
     """Why it was refused, as a row of :mod:`egress_proxy.core.reason`; None where only that is known."""
     address: str | None
-    """The address that was dialled."""
+    """The destination's address that was dialled."""
     time: str
     """When it ended, in RFC 3339; empty where that is unknown."""
 
@@ -235,6 +235,7 @@ class _Line(msgspec.Struct):
     reason: Any = None
     policy: Any = None
     address: Any = None
+    parent: Any = None
     timestamp: Any = None
 
 
@@ -267,7 +268,8 @@ def _parse_ours(text: str) -> PastRequest | Skipped:
         return _why_refused(reason)
     if not refused and line.policy is None and reason in _PERHAPS_UNDECIDED:
         return Skipped.UNDECIDED
-    address = _text(line.address, "address")
+    # Of a request that went through a parent proxy, it is the parent's.
+    address = _text(line.address, "address") if line.parent is None else None
     time = _TIME.fullmatch(line.timestamp) if isinstance(line.timestamp, str) else None
     return PastRequest(
         identity=who,

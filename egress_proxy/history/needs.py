@@ -19,10 +19,11 @@ from egress_proxy.core.advice import (
     home_of,
     is_guarded,
     new_policy_name,
+    opens,
     smallest_rule,
     subject_for,
 )
-from egress_proxy.core.decide import Decision, decide, vet_addresses
+from egress_proxy.core.decide import Decision, decide, judged_addresses, vet_addresses
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import Authority
 from egress_proxy.core.networks import IPNetwork
@@ -36,6 +37,7 @@ from egress_proxy.core.policy import (
 )
 from egress_proxy.core.policy import Subject as LoadedSubject
 from egress_proxy.core.reason import Reason
+from egress_proxy.core.special_use import Surroundings
 from egress_proxy.history.edit import Value
 from egress_proxy.history.tally import Tally
 
@@ -119,7 +121,7 @@ class WantedRule:
         for some_networks in _chunks(networks) or [[]]:
             for some_ports in _chunks(_port_items(self.ports)):
                 ranges = merge_ports(tuple(map(_as_range, some_ports)))
-                yield ("allow", self.target, ranges, tuple(some_networks), True)
+                yield ("allow", self.target, ranges, tuple(some_networks), True, None)
 
 
 @dataclass(slots=True)
@@ -137,7 +139,7 @@ class Home:
 def rule_key(rule: Rule) -> tuple[object, ...]:
     """What a rule means, without where it stands."""
     target = str(rule.target)
-    return (rule.action.value, target, rule.ports, rule.allow_private, rule.tls)
+    return (rule.action.value, target, rule.ports, rule.allow_private, rule.tls, rule.upstream)
 
 
 # Judging ----------------------------------------------------------------------------------------------------------
@@ -153,8 +155,7 @@ def refusal(
     decision = decide(policy, identity, destination)
     if decision.denial is not None:
         return decision, decision.denial
-    if destination.host.address is not None:
-        addresses = (destination.host.text,)
+    addresses = judged_addresses(decision, destination, addresses)
     if not addresses:
         return decision, None
     return decision, vet_addresses(decision, addresses, destination.port)[1]
@@ -164,24 +165,23 @@ def that_matter(
     policy: CompiledPolicy, identity: Identity, destination: Authority, addresses: tuple[str, ...]
 ) -> tuple[str, ...]:
     """The addresses behind a name if a rule must open one of them; none where one can be dialled anyway."""
-    if destination.host.address is not None:
+    if destination.host.address is not None or decide(policy, identity, destination).parent:
         return ()
-    grant = _nothing_lifted(policy.closed_networks(identity, destination.port))
+    closed = policy.closed_networks(identity, destination.port)
+    grant = _nothing_lifted(closed, policy.surroundings)
     return () if vet(addresses, destination.port, grant).passed else addresses
 
 
 # The gate remembers its answers by the grant itself.
 @lru_cache(maxsize=1024)
-def _nothing_lifted(closed: ClosedNetworks | None) -> Grant:
-    return Grant((), closed)
+def _nothing_lifted(closed: ClosedNetworks | None, surroundings: Surroundings) -> Grant:
+    return Grant(closed=closed, surroundings=surroundings)
 
 
 def lift(policy: CompiledPolicy, wish: Wish) -> tuple[Decision, Rule | Hopeless]:
     """The smallest rule that lets a refused request through."""
     decision, denial = refusal(policy, wish.identity, wish.destination, wish.addresses)
-    addresses = wish.addresses
-    if wish.destination.host.address is not None:
-        addresses = (wish.destination.host.text,)
+    addresses = judged_addresses(decision, wish.destination, wish.addresses)
     if wish.unknown_address and denial is None:
         return decision, Hopeless(
             reasons.DESTINATION_IP_PROHIBITED.name,
@@ -192,20 +192,15 @@ def lift(policy: CompiledPolicy, wish: Wish) -> tuple[Decision, Rule | Hopeless]
         return decision, Hopeless(denial.name, "a deny rule beats every rule that could be added")
     if denial is reasons.APPROVAL_REQUIRED:
         return decision, Hopeless(denial.name, "a human must approve it, or the rule be moved")
-    if any(map(is_guarded, addresses)):
+    if any(is_guarded(text, policy.surroundings) for text in addresses):
         return decision, Hopeless(
             denial.name,
             "its address is the machine's own, link-local or a cloud's metadata service",
         )
     rule = smallest_rule(wish.destination, addresses, decision)
-    if addresses:
-        # Tried before it is suggested. What deny rules close stays closed.
-        alone = CompiledPolicy((Policy("", (rule,), None, rule.place),))
-        trial = decide(alone, wish.identity, wish.destination)
-        grant = Grant(trial.grant.allow, decision.grant.closed)
-        if not vet(addresses, wish.destination.port, grant).passed:
-            why = "no rule that could be added opens its address"
-            return decision, Hopeless(denial.name, why)
+    if addresses and not opens(rule, policy, wish.identity, wish.destination, addresses, decision):
+        why = "no rule that could be added opens its address"
+        return decision, Hopeless(denial.name, why)
     return decision, rule
 
 

@@ -88,8 +88,8 @@ def replay(policy: CompiledPolicy, lines: Iterable[str]) -> Replay:
     for request in reader:
         who, destination = request.identity, request.destination
         known = () if request.address is None else (request.address,)
-        _, denial = refusal(policy, who, destination, known)
-        if denial is None and _hidden_address(request):
+        decision, denial = refusal(policy, who, destination, known)
+        if denial is None and decision.parent is None and _hidden_address(request):
             not_replayed += 1
             continue
         kind = _kind(request, denial)

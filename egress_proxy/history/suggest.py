@@ -147,11 +147,12 @@ class _Refused:
         known = self._addresses.get(destination.host.text, ())
         if not known and request.address is not None:
             known = (request.address,)
-        _, denial = refusal(self._policy, identity, destination, known)
+        decision, denial = refusal(self._policy, identity, destination, known)
         if request.refused:
             self.count += 1
             prohibited = request.reason == reasons.DESTINATION_IP_PROHIBITED.name
             unknown = prohibited and not known and destination.host.address is None
+            unknown = unknown and decision.parent is None
             if denial is None and not unknown:
                 self.already_allowed += 1
                 return

@@ -9,9 +9,9 @@ from typing import Final
 
 import yaml
 
-from egress_proxy.core.addresses import special_use
 from egress_proxy.core.errors import HostError
 from egress_proxy.core.names import canonical_host, plain_address
+from egress_proxy.core.special_use import special_use
 from egress_proxy.migrate.hosts import NameSet
 from egress_proxy.migrate.ranges import of_network
 from egress_proxy.migrate.writing import MigrationError, Note, shown

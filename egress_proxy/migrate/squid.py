@@ -15,9 +15,9 @@ from typing import Final
 
 from egress_proxy.config.rules import MAX_PER_RULE
 from egress_proxy.config.subjects import MAX_SUBJECTS
-from egress_proxy.core.addresses import SPECIAL_USE
 from egress_proxy.core.networks import IPNetwork, lies_within
 from egress_proxy.core.policy import EVERY_PORT
+from egress_proxy.core.special_use import SPECIAL_USE
 from egress_proxy.migrate.order_free import Draft, Entry, Loss, order_free
 from egress_proxy.migrate.squid_acls import Acl, Literal, built_in, cut_nested, why_unknown
 from egress_proxy.migrate.squid_decisions import GATES, Decisions, Rule
@@ -37,9 +37,9 @@ from egress_proxy.migrate.writing import (
 
 #: Directives that change what passes, or where it goes, and that are not carried over.
 _NOTED: Final = {
-    "cache_peer": "destinations are reached directly, without a parent proxy",
-    "cache_peer_access": "destinations are reached directly, without a parent proxy",
-    "never_direct": "destinations are reached directly, without a parent proxy",
+    "cache_peer": "destinations are reached directly; write a parent proxy as `upstream`",
+    "cache_peer_access": "destinations are reached directly; write a parent proxy as `upstream`",
+    "never_direct": "destinations are reached directly; write a parent proxy as `upstream`",
     "append_domain": "names are absolute here; clients must write them in full",
     "follow_x_forwarded_for": "the client's address is that of its connection",
     "url_rewrite_program": "URLs are not rewritten or refused by a helper",

@@ -6,6 +6,7 @@ import itertools
 import os
 import socket
 import struct
+from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,21 @@ if TYPE_CHECKING:
     from egress_proxy.config.model import Timeouts
 
 #: Most heads fit, and most clients send no more before they have an answer.
-_READ = 16 * 1024
+READ_SIZE = 16 * 1024
 #: Seconds and bytes for which a refused client may go on sending, so that a reset does not destroy its answer.
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 16 * 1024 * 1024
 #: Reads after which the others have their turn.
 _FAIR_SHARE = 8
+
+
+class Next(Enum):
+    """What becomes of the client's connection after a request."""
+
+    REQUEST = "another request may come"
+    CLOSE = "it is closed at once"
+    LINGER = "it is closed when the client has had time to read its answer"
+    NOTHING = "a tunnel has it now"
 
 
 class Client:
@@ -69,7 +79,7 @@ class Client:
             if begun:
                 check_partial(self.buffer, limits)
             try:
-                data = os.read(self.fd, _READ)
+                data = os.read(self.fd, READ_SIZE)
             except BlockingIOError:
                 if not begun and draining:
                     return None
@@ -111,6 +121,15 @@ class Client:
         finally:
             self.strand.idle = False
         return True
+
+    def read(self) -> bytes | None:
+        """What there is to read: nothing at the end, None while there is nothing yet. Raises ConnectionError."""
+        try:
+            return os.read(self.fd, READ_SIZE)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise ConnectionError(*error.args) from None
 
     def write(self, data: bytes) -> bytes:
         """Write what the socket takes at once; the rest. Raises ConnectionError."""

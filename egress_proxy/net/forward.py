@@ -17,9 +17,9 @@ from egress_proxy.core.http1 import (
     ProxyRequest,
     ResponseHead,
     client_response,
-    origin_request,
     parse_response,
 )
+from egress_proxy.net.parent import of_parent
 from egress_proxy.net.poller import READABLE, WRITABLE, Strand
 
 if TYPE_CHECKING:
@@ -179,14 +179,27 @@ class Exchange:
     """One request and its answer, on two watched connections."""
 
     def __init__(
-        self, strand: Strand, client: int, origin: int, request: ProxyRequest, early: bytes
+        self,
+        strand: Strand,
+        client: int,
+        origin: int,
+        request: ProxyRequest,
+        head: bytes,
+        early: bytes,
+        *,
+        to_parent: bool = False,
     ) -> None:
-        """Early is what the client sent behind the request's head."""
+        """Head is what goes to the origin before the request's body; early, what the client sent behind its own.
+
+        With to_parent it is a parent proxy that is taken for the origin here.
+        """
         self._strand = strand
         self._client = client
         self._origin = origin
         self._request = request
+        self._head = head
         self._early = early
+        self._to_parent = to_parent
         self._answer = b""
         self._uploading = True
         self._client_lost = False
@@ -211,7 +224,7 @@ class Exchange:
         try:
             try:
                 upload = _Body(
-                    *(self._client, self._origin, origin_request(request), self._early),
+                    *(self._client, self._origin, self._head, self._early),
                     *(request.framing, request.length),
                     until_close=False,
                 )
@@ -220,7 +233,8 @@ class Exchange:
             response = await self._answer_to(upload, limits, timeouts)
             await self._hand_back(response, upload, timeouts, keep_alive=keep_alive)
         except ExchangeError as failure:
-            return failure.reason
+            before_answer = self._to_parent and self.status is None
+            return of_parent(failure.reason) if before_answer else failure.reason
         finally:
             poller.hand_over(self._client, self._strand.wake)
         self.rest = upload.rest
@@ -245,6 +259,9 @@ class Exchange:
                 if response is None:
                     await self._wait(deadline, more=upload.more)
                 elif response.status >= 200:
+                    if response.status == 407 and self._to_parent:
+                        # It asks us. The client would show it what it shows us.
+                        raise ExchangeError(reasons.PARENT_CREDENTIALS)
                     return response
                 else:
                     # RFC 9110 §15.2: HTTP/1.0 knows no interim answers.

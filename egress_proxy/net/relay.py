@@ -12,8 +12,9 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from typing import Protocol
 
-from egress_proxy.net.poller import GONE, Poller
+from egress_proxy.net.poller import GONE, Interrupted, Poller
 
 _CHUNK = 64 * 1024
 #: Bytes after which a direction is worth a pipe.
@@ -93,6 +94,21 @@ def _close_pipe(pipe: Pipe) -> None:
     os.close(pipe[1])
 
 
+class Inspector(Protocol):
+    """Looks at what both sides say, for as long as it is not over. May raise Interrupted, which ends the tunnel."""
+
+    over: bool
+
+    def from_client(self, data: bytes) -> bytes:
+        """What of it may go on now, with what was held back before."""
+
+    def from_server(self, data: bytes) -> None:
+        """Look at it before it goes on."""
+
+    def release(self) -> bytes:
+        """What of the client's was held back, once it is over."""
+
+
 class Tunnel:
     """Both directions between a client and an origin, told by the poller about their sockets.
 
@@ -102,17 +118,8 @@ class Tunnel:
     """
 
     __slots__ = (
-        "_down",
-        "_on_end",
-        "_up",
-        "broken",
-        "deadline",
-        "end",
-        "idle_time",
-        "origin",
-        "permit",
-        "pipes",
-        "poller",
+        *("_down", "_inspector", "_on_end", "_up", "broken", "deadline", "end", "idle_time"),
+        *("origin", "permit", "pipes", "poller"),
     )
 
     #: Draining waits for tunnels.
@@ -129,6 +136,7 @@ class Tunnel:
         lifetime: float,
         on_end: Callable[[Tunnel, Exception | None], None],
         permit: object = None,
+        inspector: Inspector | None = None,
     ) -> None:
         self.poller = poller
         self.pipes = pipes
@@ -143,6 +151,9 @@ class Tunnel:
         self._up = up = _Flow(self, client, origin.fileno())
         self._down = _Flow(self, up.sink, client)
         up.back, self._down.back = self._down, up
+        self._inspector = inspector
+        if inspector is not None:
+            up.inspect, self._down.inspect = self._inspect_client, self._inspect_server
 
     @property
     def sent(self) -> int:
@@ -154,11 +165,13 @@ class Tunnel:
         """Bytes that the client was given."""
         return self._down.total
 
-    def start(self, early: bytes, *, watched: bool, readable: bool) -> None:
-        """Begin to relay. early is what the client sent behind its request's head.
+    def start(
+        self, early: bytes, *, watched: bool, client_readable: bool, origin_readable: bool
+    ) -> None:
+        """Begin to relay. early is what was read from the client already.
 
-        The origin is watched already. watched says whether the client is, too, so that edges may have come before;
-        readable, whether the origin may have sent something.
+        The origin is watched; watched says whether the client is, too. The other two say from whom an edge may have
+        come before that nobody followed, so that there may be something to read, or the end.
         """
         poller, up, down = self.poller, self._up, self._down
         poller.hand_over(down.source, down.on_edge)
@@ -170,12 +183,37 @@ class Tunnel:
         self.deadline = min(poller.now + self.idle_time, self.end)
         poller.connections.add(self)
         # An end that was announced before is not announced again.
-        if watched or early:
-            up.closing = watched
+        if client_readable:
+            up.closing = True
             up.move()
-        if readable:
+        elif early:
+            up.send()
+        if origin_readable:
             down.closing = True
             down.move()
+
+    def _inspect_client(self, data: bytes) -> bytes:
+        assert self._inspector is not None  # noqa: S101 - or nobody would ask
+        data = self._inspector.from_client(data)
+        if self._inspector.over:
+            self._trust()
+        return data
+
+    def _inspect_server(self, data: bytes) -> bytes:
+        assert self._inspector is not None  # noqa: S101 - or nobody would ask
+        self._inspector.from_server(data)
+        if self._inspector.over:
+            held = self._inspector.release()
+            self._trust()
+            # Behind the client's end nothing can be sent any more; half a record means nothing to anybody.
+            if held and not self._up.done:
+                self._up.residue += held
+                self._up.send()
+        return data
+
+    def _trust(self) -> None:
+        """From now on nobody looks at anything."""
+        self._inspector = self._up.inspect = self._down.inspect = None
 
     def interrupt(self, error: Exception) -> None:
         """End it."""
@@ -188,6 +226,8 @@ class Tunnel:
             flow.stop()
         self._on_end(self, error)
         # No cycles are left, so the memory comes back without the garbage collector.
+        self._trust()
+        del self._up.back, self._down.back
         del self._up, self._down
 
 
@@ -203,7 +243,7 @@ class _Flow:
 
     __slots__ = (
         *("_in_pipe", "_pipe", "_queued", "_told", "_tunnel", "_urgent"),
-        *("back", "blocked", "closing", "done", "residue", "sink", "source", "total"),
+        *("back", "blocked", "closing", "done", "inspect", "residue", "sink", "source", "total"),
     )
 
     def __init__(self, tunnel: Tunnel, source: int, sink: int) -> None:
@@ -214,6 +254,8 @@ class _Flow:
         """The other direction."""
         self.residue = b""
         """What was read and not written yet."""
+        self.inspect: Callable[[bytes], bytes] | None = None
+        """Looks at what was read; what of it goes on."""
         self.total = 0
         """Bytes that the sink has taken."""
         self._pipe: Pipe | None = None
@@ -256,11 +298,13 @@ class _Flow:
         try:
             if (self.blocked or self.residue) and not self._flush():
                 return
-            ended = (
-                self._splice() if self.total >= _SPLICE_FROM and not self._urgent else self._copy()
-            )
+            unseen = self.total >= _SPLICE_FROM and not self._urgent and self.inspect is None
+            ended = self._splice() if unseen else self._copy()
         except _SideError as lost:
             self._lost(lost.fd)
+            return
+        except Interrupted as stop:
+            tunnel.finish(stop)
             return
         if ended:
             self.done = True
@@ -268,6 +312,13 @@ class _Flow:
                 tunnel.finish(None)
             else:
                 self._half_close()
+
+    def send(self) -> None:
+        """Write the residue, behind which there is nothing to read yet."""
+        try:
+            self._flush()
+        except _SideError as lost:
+            self._lost(lost.fd)
 
     def stop(self) -> None:
         """Let go of the pipe and of the rest of the tunnel."""
@@ -277,7 +328,6 @@ class _Flow:
             )
             self._pipe = None
         self.done, self.blocked = True, False
-        self.back = self
 
     def _lost(self, fd: int) -> None:
         """The connection to one side is broken; no harm where that had ended properly before."""
@@ -321,6 +371,14 @@ class _Flow:
                 raise _SideError(self.source) from None
             if not count:
                 return True
+            if self.inspect is not None:
+                self.residue = self.inspect(_view[:count].tobytes())
+                # What was held back may have found the other side broken.
+                if self.done or not self._flush():
+                    return False
+                if count < _CHUNK and not self.closing:
+                    return False
+                continue
             try:
                 written = os.write(self.sink, _view[:count])
             except BlockingIOError:

@@ -10,7 +10,7 @@ import msgspec
 
 from egress_proxy.config.model import Config, OnRevoke
 from egress_proxy.core import reason as reasons
-from egress_proxy.core.decide import decide, vet_addresses
+from egress_proxy.core.decide import decide, known_addresses, vet_addresses
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import Authority
 from egress_proxy.core.policy import Mode
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 _FAIR_SHARE: Final = 0.002
 
 
-class Permit(msgspec.Struct, frozen=True, gc=False):
+class Permit(msgspec.Struct, gc=False):
     """What a connection that carries bytes was allowed, to be looked at again."""
 
     identity: Identity
     destination: Authority
-    address: str
-    """The address that was dialled."""
+    address: str | None
+    """The address that was dialled; None where a parent proxy was, for the gate has not judged the parent's."""
+    verified: bool
+    """Whether a tunnel is TLS to the destination (``tls: verify``); True for what is no tunnel."""
     stamp: bytes | None
     """Of the user's hash when the password was right: another one is another permission. None without a user."""
 
@@ -59,7 +61,12 @@ def _refusal(worker: Worker, permit: Permit) -> Reason | None:
     decision = decide(config.policy, identity, permit.destination)
     if not decision.allowed:
         return decision.denial
-    vetting, prohibition = vet_addresses(decision, (permit.address,), permit.destination.port)
+    if decision.tls and not permit.verified and config.policy.mode is not Mode.AUDIT:
+        return reasons.POLICY_REVOKED
+    addresses = known_addresses(permit.destination) if permit.address is None else (permit.address,)
+    if not addresses:
+        return None
+    vetting, prohibition = vet_addresses(decision, addresses, permit.destination.port)
     return None if vetting.passed else prohibition
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
-from enum import Enum
-from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -17,46 +15,39 @@ from msgspec.structs import replace
 
 from egress_proxy.config.model import Config, Credentials
 from egress_proxy.core import reason as reasons
-from egress_proxy.core.addresses import VettedAddress
 from egress_proxy.core.answer import refusal
 from egress_proxy.core.challenge import credentials_would_help
-from egress_proxy.core.decide import Decision, decide, vet_addresses
+from egress_proxy.core.decide import decide
 from egress_proxy.core.errors import HeadError
-from egress_proxy.core.http1 import Framing, ProxyRequest, parse_request
-from egress_proxy.core.names import Host
+from egress_proxy.core.http1 import (
+    Framing,
+    ProxyRequest,
+    has_passed,
+    parse_request,
+)
 from egress_proxy.core.policy import Mode
 from egress_proxy.core.reason import Code, Event, Reason
 from egress_proxy.core.record import Record
 from egress_proxy.identity.credentials import MAX_WAIT, Refused
-from egress_proxy.net.client import Client
-from egress_proxy.net.dialer import dial
+from egress_proxy.net.client import Client, Next
+from egress_proxy.net.connect import serve_connect
 from egress_proxy.net.forward import Exchange
-from egress_proxy.net.poller import READABLE, Interrupted, Strand
-from egress_proxy.net.relay import Tunnel
-from egress_proxy.net.resolver import Answer
+from egress_proxy.net.parent import Unreached
+from egress_proxy.net.poller import Interrupted, Strand
+from egress_proxy.net.reach import reach, request_head
 from egress_proxy.net.revocation import Permit, reason_to_revoke
-from egress_proxy.net.worker import Worker, milliseconds
+from egress_proxy.net.worker import Worker
 from egress_proxy.observe.events import log
 
 #: Requests of one client after which the others have their turn.
 _FAIR_SHARE: Final = 16
-_ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
-
-
-class _Next(Enum):
-    """What becomes of the client's connection after a request."""
-
-    REQUEST = "another request may come"
-    CLOSE = "it is closed at once"
-    LINGER = "it is closed when the client has had time to read its answer"
-    NOTHING = "a tunnel has it now"
 
 
 async def serve_client(worker: Worker, strand: Strand, fd: int, address: str) -> None:
     """Serve one client connection from accept to close, or until a tunnel takes it over."""
     worker.metrics.connections_active += 1
     client = Client(strand, fd, address)
-    after = _Next.CLOSE
+    after = Next.CLOSE
     try:
         for number in itertools.count(1):
             if number % _FAIR_SHARE == 0:
@@ -65,30 +56,30 @@ async def serve_client(worker: Worker, strand: Strand, fd: int, address: str) ->
                 request_id=worker.request_id(), client=address, generation=worker.generation
             )
             after = await _serve_request(worker, client, record)
-            if after is _Next.NOTHING:
+            if after is Next.NOTHING:
                 return
             # A connection that ends without a request has nothing to tell.
             if record.event:
                 worker.conclude(record, client.started)
-            if after is not _Next.REQUEST:
+            if after is not Next.REQUEST:
                 break
-        if after is _Next.LINGER:
+        if after is Next.LINGER:
             await client.linger()
     except (OSError, TimeoutError, Interrupted):
         pass  # the client is gone, or has had its time
     finally:
-        if after is not _Next.NOTHING:
+        if after is not Next.NOTHING:
             worker.close(client.fd)
 
 
-async def _serve_request(worker: Worker, client: Client, record: Record) -> _Next:
+async def _serve_request(worker: Worker, client: Client, record: Record) -> Next:
     """One request: its head, the decision about it, and what follows from that."""
     try:
         head = await client.read_head(
             worker.head_limits, worker.config.timeouts, draining=worker.draining
         )
         if head is None:
-            return _Next.CLOSE
+            return Next.CLOSE
         # From here on one configuration holds, whatever is loaded meanwhile.
         config, record.generation = worker.config, worker.generation
         request = parse_request(head, worker.head_limits)
@@ -102,6 +93,9 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> _Nex
             record.path = request.path.partition(b"?")[0].decode("ascii")
         if worker.draining:
             return await _refuse(worker, client, record, reasons.DRAINING, request)
+        # Looked for in the whole head first, which costs next to nothing.
+        if worker.pseudonym in head and has_passed(request, worker.pseudonym):
+            return await _refuse(worker, client, record, reasons.PROXY_LOOP, request)
 
         identity, stamp = client.identity, None
         if config.credentials is not None:
@@ -127,22 +121,15 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> _Nex
                 return await _refuse(worker, client, record, denial, request)
             record.conclude(Event.WOULD_DENY, denial)
 
-        addresses = _known_addresses(worker, destination.host)
-        if addresses is None:
-            addresses = await _resolve(worker, client, config, destination.host, record)
-        if isinstance(addresses, Reason):
-            return await _refuse(worker, client, record, addresses, request)
-        vetted = _vet(decision, addresses, destination.port, record)
-        if isinstance(vetted, Reason):
-            return await _refuse(worker, client, record, vetted, request)
-
-        before = monotonic()
-        dialled = await dial(client.strand, vetted, config.timeouts)
-        record.connect_ms = milliseconds(monotonic() - before)
-        if isinstance(dialled, Reason):
-            return await _refuse(worker, client, record, dialled, request)
-        origin, record.address = dialled[0], dialled[1].ip
-        permit = Permit(identity, destination, record.address, stamp)
+        origin = await reach(worker, client.strand, config, decision, request, record)
+        if isinstance(origin, Unreached):
+            return await _refuse(worker, client, record, origin.reason, request, origin.detail)
+        verify = decision.tls and request.is_connect
+        permit = Permit(
+            *(identity, destination, record.address if decision.parent is None else None),
+            verified=verify or not request.is_connect,
+            stamp=stamp,
+        )
         revoked = reason_to_revoke(worker, config, permit)
         if revoked is not None:
             worker.poller.close(origin.detach())
@@ -151,8 +138,11 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> _Nex
             return await _refuse(worker, client, record, revoked, request)
         client.strand.permit = permit
         if request.is_connect:
-            return await _tunnel(worker, client, origin, config, permit, record)
-        return await _forward(worker, client, origin, config, request, record)
+            return await serve_connect(
+                worker, client, origin, config, permit, record, verify=verify
+            )
+        head = request_head(worker, config, decision.parent, request)
+        return await _forward(worker, client, origin, config, request, head, record)
     except HeadError as error:
         return await _refuse(worker, client, record, error.reason, None, error.detail)
     except Interrupted as stop:
@@ -168,7 +158,7 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> _Nex
         if record.status is None:
             return await _refuse(worker, client, record, reasons.INTERNAL_ERROR, None)
         record.conclude(Event.FAILED, reasons.INTERNAL_ERROR)
-    return _Next.CLOSE
+    return Next.CLOSE
 
 
 async def _who_asks(
@@ -204,136 +194,22 @@ async def _who_asks(
     return None, reasons.PROXY_CREDENTIALS_WRONG, detail
 
 
-def _known_addresses(worker: Worker, host: Host) -> Answer | None:
-    """The addresses behind a host as far as they are known without asking."""
-    return (
-        worker.resolver.cached(host.text, worker.poller.now)
-        if host.address is None
-        else (host.text,)
-    )
-
-
-async def _resolve(
-    worker: Worker, client: Client, config: Config, host: Host, record: Record
-) -> Answer:
-    """Ask for the addresses behind a name."""
-    before = monotonic()
-    question = worker.resolver.ask(host.text)
-    try:
-        # The resolver keeps to its time by itself; the deadline is there in case it should not.
-        answer = await client.strand.result_of(question, before + config.dns.timeout + 1)
-    except TimeoutError:
-        answer = reasons.DNS_TIMEOUT
-    record.dns_ms = milliseconds(monotonic() - before)
-    if isinstance(answer, Reason):
-        worker.metrics.dns_failed(answer.name.removeprefix("dns_"))
-    return answer
-
-
-def _vet(
-    decision: Decision, addresses: tuple[str, ...], port: int, record: Record
-) -> tuple[VettedAddress, ...] | Reason:
-    """Pass the addresses through the gate."""
-    vetting, prohibition = vet_addresses(decision, addresses, port)
-    if prohibition is not None:
-        if not vetting.passed:
-            # Not dialled, but whoever reads the line wants to know where the name led.
-            record.address = next(iter(vetting.prohibited), None)
-            return prohibition
-        # A rule's denial says more.
-        if not record.event:
-            record.conclude(Event.WOULD_DENY, prohibition)
-    return vetting.passed
-
-
-async def _tunnel(
-    worker: Worker,
-    client: Client,
-    origin: socket.SocketType,
-    config: Config,
-    permit: Permit,
-    record: Record,
-) -> _Next:
-    """Answer 200 and leave both connections to a tunnel."""
-    timeouts = config.timeouts
-    # An origin that speaks first may have spoken.
-    readable = bool(client.strand.edges & READABLE)
-    try:
-        if rest := client.write(_ESTABLISHED):
-            readable = True
-            await client.send(rest, timeouts.idle)
-            # Whoever looked for permissions to take back meanwhile may have passed this one by.
-            if reason_to_revoke(worker, config, permit) is not None:
-                raise Interrupted(reasons.POLICY_REVOKED)
-    except Interrupted as stop:
-        # Half of a 200 may be on its way: nothing else can be said after it.
-        worker.poller.close(origin.detach())
-        client.break_off()
-        record.conclude(Event.CLOSED, stop.reason)
-        return _Next.CLOSE
-    except BaseException:
-        worker.poller.close(origin.detach())
-        raise
-    record.status = 200
-    worker.metrics.tunnels_active += 1
-    tunnel = Tunnel(
-        worker.poller,
-        worker.pipes,
-        client.fd,
-        origin,
-        idle_time=timeouts.idle,
-        lifetime=timeouts.lifetime,
-        on_end=partial(_end_tunnel, worker, client, origin, record),
-        permit=permit,
-    )
-    early, client.buffer = client.buffer, b""
-    try:
-        tunnel.start(early, watched=client.watched, readable=readable)
-    except OSError:
-        # The system has no room to watch one more. The tunnel has not begun, so it does not end by itself.
-        worker.metrics.tunnels_active -= 1
-        worker.poller.close(origin.detach())
-        raise
-    return _Next.NOTHING
-
-
-def _end_tunnel(
-    worker: Worker,
-    client: Client,
-    origin: socket.SocketType,
-    record: Record,
-    tunnel: Tunnel,
-    error: Exception | None,
-) -> None:
-    """Record how a tunnel ended and close its connections."""
-    worker.metrics.tunnels_active -= 1
-    record.bytes_sent, record.bytes_received = tunnel.sent, tunnel.received
-    if isinstance(error, Interrupted):
-        record.conclude(Event.CLOSED, error.reason)
-    elif error is not None:
-        over = tunnel.end <= worker.poller.now
-        record.conclude(Event.CLOSED, reasons.LIFETIME_EXCEEDED if over else reasons.IDLE_TIMEOUT)
-    elif tunnel.broken == origin.fileno():
-        record.conclude(Event.FAILED, reasons.ORIGIN_RESET)
-    else:
-        record.conclude(Event.ALLOWED, None)
-    worker.conclude(record, client.started)
-    worker.poller.close(origin.detach())
-    worker.close(client.fd)
-
-
 async def _forward(
     worker: Worker,
     client: Client,
     origin: socket.SocketType,
     config: Config,
     request: ProxyRequest,
+    head: bytes,
     record: Record,
-) -> _Next:
+) -> Next:
     """Send the request on and its answer back."""
     client.watch_output()
     early, client.buffer = client.buffer, b""
-    exchange = Exchange(client.strand, client.fd, origin.fileno(), request, early)
+    to_parent = record.parent is not None
+    exchange = Exchange(
+        *(client.strand, client.fd, origin.fileno(), request, head, early), to_parent=to_parent
+    )
     try:
         failure = await exchange.run(
             worker.head_limits,
@@ -348,12 +224,12 @@ async def _forward(
     if failure is None:
         client.buffer = exchange.rest
         record.conclude(Event.ALLOWED, None)
-        return _Next.REQUEST if exchange.keep_alive else _Next.LINGER
+        return Next.REQUEST if exchange.keep_alive else Next.LINGER
     if exchange.status is None and failure is not reasons.CLIENT_ABORTED:
         return await _refuse(worker, client, record, failure, None)
     record.conclude(failure.event, failure)
     client.break_off()
-    return _Next.CLOSE
+    return Next.CLOSE
 
 
 def _tell(client: Client, record: Record, reason: Reason) -> None:
@@ -370,7 +246,7 @@ async def _refuse(
     reason: Reason,
     request: ProxyRequest | None,
     detail: str | None = None,
-) -> _Next:
+) -> Next:
     """Answer with a refusal. Without a request the connection cannot go on."""
     record.conclude(reason.event, reason)
     record.status = reason.status
@@ -385,12 +261,12 @@ async def _refuse(
     try:
         await client.send(answer, worker.config.timeouts.head)
     except (ConnectionError, TimeoutError, Interrupted):
-        return _Next.CLOSE
+        return Next.CLOSE
     if keep_alive:
-        return _Next.REQUEST
+        return Next.REQUEST
     # Who has sent a whole request and nothing behind it waits for the answer.
     waits = request is not None and request.framing is Framing.NONE and not client.buffer
-    return _Next.CLOSE if waits else _Next.LINGER
+    return Next.CLOSE if waits else Next.LINGER
 
 
 def _refusal(

@@ -13,8 +13,10 @@ from egress_proxy.admin.server import AdminServer, PolicyInForce
 from egress_proxy.config.errors import Code, ConfigError, Problem
 from egress_proxy.core import reason as reasons
 from egress_proxy.core.explain import Explanation
-from egress_proxy.core.policy import Place
-from tests.admin.running import Admin, Host, State
+from egress_proxy.core.names import parse_authority
+from egress_proxy.core.policy import CompiledPolicy, Place
+from egress_proxy.core.upstream import Parent, Upstream
+from tests.admin.running import Admin, Host, State, configuration
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "admin.md"
 
@@ -128,6 +130,19 @@ def test_explain_asks_the_name_servers_if_told_to(host: Host) -> None:
         assert (told["outcome"], told["dns"]) == ("DENIED", "dns_timeout")
         told = (await admin.ask("POST", "/v1/explain", body=question % b"8.8.8.8")).json
         assert [address["address"] for address in told["addresses"]] == ["8.8.8.8"]
+
+    host.run(conversation)
+
+
+def test_explain_asks_nobody_where_a_parent_resolves_the_name(host: Host) -> None:
+    async def conversation(admin: Admin) -> None:
+        policy = host.state.config.policy
+        upstream = Upstream(Parent(parse_authority(b"proxy.test:3128", None)))
+        host.state.config = configuration(policy=CompiledPolicy(policy.policies, upstream=upstream))
+        question = b'{"target": "example.com", "client": "10.0.0.7", "resolve": true}'
+        told = (await admin.ask("POST", "/v1/explain", body=question)).json
+        assert (told["outcome"], told["parent"]) == ("ALLOWED", "proxy.test:3128")
+        assert "addresses" not in told
 
     host.run(conversation)
 

@@ -52,13 +52,16 @@ READERS: dict[str, Reader] = {
 
 IN_COMMENTS = {
     *("admin_token_file", "credentials", "file", "include", "namespace", "pod_labels"),
-    *("required", "servers", "user", "users_file"),
+    *("credentials_file", "internal", "nat64", "networks", "no_proxy", "upstream"),
+    *("required", "servers", "source_addresses", "user", "users_file"),
 }
 
 
 def test_the_page_has_every_key_and_no_other() -> None:
     explained = {
-        key for key in ROWS if re.fullmatch(r"[a-zN][a-zAMEN_.\[\]]*", key) and key != "example.com"
+        key
+        for key in ROWS
+        if re.fullmatch(r"[a-zN][a-zAMEN0-9_.\[\]]*", key) and key != "example.com"
     }
     assert explained | {"policies"} == set(every_key())
 

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from egress_proxy.config.load import Loaded, load, parse
-from egress_proxy.config.model import Audit, Dns, Limits, Listen, SocketAddress, Timeouts
+from egress_proxy.config.model import (
+    Audit,
+    Dns,
+    Ech,
+    Limits,
+    Listen,
+    SocketAddress,
+    Timeouts,
+    Tunnels,
+)
 from egress_proxy.core.policy import DEFAULT_PORTS, EVERY_PORT, Action, HostPattern, Mode, Rule
 
 ROOT = Path(__file__).parents[2]
@@ -52,12 +61,17 @@ def test_every_key_is_read() -> None:
           servers: ["10.96.0.10:53", "[2001:db8::53]:5353"]
           hosts_file: /dev/null
           timeout: 1500ms
+          tries: 3
           min_ttl: 0s
           max_ttl: 1h
+          stale_if_error: 1d
           negative_ttl: 2s
           cache_entries: 7
-        timeouts: {head: 1s, keep_alive: 2s, connect: 3s, connect_attempt: 100ms, response: 4s, idle: 5m, lifetime: 30d}
-        limits: {head_bytes: 1MiB, head_fields: 8, connections: 1}
+        timeouts:
+          {head: 1s, keep_alive: 2s, connect: 3s, connect_attempt: 100ms, client_hello: 5s, response: 4s, idle: 5m,
+          lifetime: 30d}
+        tunnels: {ech: refuse}
+        limits: {head_bytes: 1MiB, head_fields: 8, client_hello_bytes: 1KiB, connections: 1}
         audit: {queue_lines: 5, flush_interval: 1ms}
         drain_timeout: 0s
         admin_token_file: /etc/token
@@ -66,10 +80,11 @@ def test_every_key_is_read() -> None:
     assert config.listen == Listen(SocketAddress("0.0.0.0", 0), SocketAddress("::1", 9091))
     assert config.policy.mode is Mode.AUDIT
     assert config.dns == Dns(
-        ("10.96.0.10:53", "[2001:db8::53]:5353"), "/dev/null", 1.5, 0, 3600, 2, 7
+        ("10.96.0.10:53", "[2001:db8::53]:5353"), "/dev/null", 1.5, 3, 0, 3600, 2, 86_400, 7
     )
-    assert config.timeouts == Timeouts(1, 2, 3, 0.1, 4, 300, 2_592_000)
-    assert config.limits == Limits(2**20, 8, 1)
+    assert config.timeouts == Timeouts(1, 2, 3, 0.1, 5, 4, 300, 2_592_000)
+    assert config.limits == Limits(2**20, 8, 1024, 1)
+    assert config.tunnels == Tunnels(Ech.REFUSE)
     assert config.audit == Audit(5, 0.001)
     assert config.drain_timeout == 0
     assert config.admin_token_file == "/etc/token"

@@ -109,6 +109,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("schema")
     write_users(folder / "users", alice="secret")
     (folder / "hosts.txt").write_text("example.net\n")
+    (folder / "parent").write_text("proxy-user:secret\n")
     (folder / "more.yaml").write_text("version: 1\nsets: {far: [example.org]}\n")
     return folder
 
@@ -177,14 +178,16 @@ def test_rules_have_the_keys_that_their_list_allows() -> None:
         action: {path.partition("[].")[2] for path, _ in FOUND if path.startswith(f"{action}[].")}
         for action in ("policies[].allow", "policies[].ask", "policies[].deny")
     }
-    keys = {action: {path.rpartition(".")[2] for path in paths} for action, paths in keys.items()}
+    keys = {action: {path.split(".")[1] for path in paths} for action, paths in keys.items()}
     assert keys["policies[].allow"] == keys["policies[].ask"] == set(rules.RULE_KEYS)
     assert keys["policies[].deny"] == {"host", "cidr", "ports"}
 
 
 def test_it_has_no_key_that_is_not_there_yet() -> None:
     later = (rules.POLICY_NOT_YET, rules.RULE_NOT_YET, subjects.SUBJECT_NOT_YET)
-    named = {path.rpartition(".")[2] for path, _ in FOUND if path != "limits"}
+    # The top level has limits, and a parent proxy. So have rules, the latter.
+    there = ("limits", "upstream", *(f"policies[].{key}[].upstream" for key in ("allow", "ask")))
+    named = {path.rpartition(".")[2] for path, _ in FOUND if path not in there}
     assert not named & {key for table in later for key in table}
     assert not SCHEMA["properties"].keys() & schema.NOT_YET.keys()
 
@@ -233,7 +236,9 @@ def test_the_defaults_are_those_of_the_loader(folder: Path) -> None:
         part = SCHEMA["properties"][key]
         if isinstance(reader, Section):
             inner = {name: each.get("default") for name, each in part["properties"].items()}
-            defaults[key] = {name: value for name, value in inner.items() if value is not None}
+            shown = {name: value for name, value in inner.items() if value is not None}
+            # Of some, such as `networks`, nothing is said by default.
+            defaults |= {key: shown} if shown else {}
         elif "default" in part:
             defaults[key] = part["default"]
     assert defaults.pop("credentials") == {"required": False}
@@ -266,6 +271,7 @@ SAMPLES = [
     *("example.com", "*.example.com.", "*", "@set", "@", "a..b", ".a", "a.b.1", "a.0x", "x" * 64),
     *("bücher.example", "*.BÜCHER。example", "ü b", "a_b", "a/b", "", "é" * 300, f"{'a.' * 127}a"),
     *("10.0.0.0/8", "10.0.0.0/33", "256.1.1.1", "::1", "fd00::/129", "fd00::/128", "1.2.3"),
+    *("2001:db8:64::/96", "2001:db8::/95", "http://a.b:80", "http://a.b:0", "http://a@b:80"),
     *("1.2.3.4:0", "[::]:65535", "[::]:65536", "::1:53", "1-65535", "0-1", "80", "80-"),
     *("5s", "05s", "5", "5 s", "1000000000000s", "32KiB", "32kib", "/etc/x", "x", "/a\tb", "a/b"),
 ]
@@ -421,12 +427,22 @@ VALID = {
           servers: ["10.96.0.10:53", "[2001:db8::53]:5353"]
           hosts_file: /dev/null
           timeout: 1500ms
+          tries: 3
           min_ttl: 0s
           max_ttl: 1h
+          stale_if_error: 1d
           negative_ttl: "2s"
           cache_entries: 7
-        timeouts: {head: 1s, keep_alive: 2s, connect: 3s, connect_attempt: 100ms, response: 4s, idle: 5m, lifetime: 30d}
-        limits: {head_bytes: 1MiB, head_fields: 8, connections: 1}
+        networks: {internal: [203.0.113.0/24, "2001:db8:1::/48"], nat64: ["2001:db8:64::/96"]}
+        upstream:
+          proxy: http://Proxy.example.:3128
+          no_proxy: ["*.internal.example", svc.example., "*", 10.0.0.0/8, "fd00::1", bücher.example]
+          credentials_file: parent
+        timeouts:
+          {head: 1s, keep_alive: 2s, connect: 3s, connect_attempt: 100ms, client_hello: 5s, response: 4s, idle: 5m,
+          lifetime: 30d}
+        tunnels: {ech: refuse}
+        limits: {head_bytes: 1MiB, head_fields: 8, client_hello_bytes: 1KiB, connections: 1}
         audit: {queue_lines: 5, flush_interval: 1ms}
         drain_timeout: 0s
         admin_token_file: /etc/token
@@ -447,7 +463,10 @@ VALID = {
                 ports: [443]
               - {host: ssh.github.com, ports: [443], tls: off}
               - {host: ssh.example.com, tls: "off"}
-              - {host: a.example.com, tls: verify}
+              - {host: a.example.com, tls: verify, upstream: direct}
+              - {host: b.example.com, upstream: {proxy: "http://10.0.0.1:65535"}}
+              - {cidr: 198.51.100.0/24, upstream: {proxy: "HTTP://[fd00::1]:80", credentials_file: parent}}
+              - {host: c.example.com, upstream: {proxy: http://bücher.example:8080}}
               - {host: db.corp.test, ports: [5432], tls: off, allow_private: [10.1.0.0/16, "fd00::/8"]}
               - {cidr: 192.0.2.0/24, ports: [443], tls: off}
               - {cidr: "2001:DB8::/32"}
@@ -541,6 +560,22 @@ UNSEEN = [
            f'{HEAD}      - {{cidr: "1::2::3"}}\n'),
     Unseen("IPv4 inside IPv6", Code.BAD_NETWORK, "is IPv4 inside IPv6",
            f'{HEAD}      - {{cidr: "::ffff:192.0.2.0/120"}}\n'),
+    Unseen("where translators are", Code.BAD_NETWORK, "cannot be a prefix of NAT64",
+           f'version: 1\nnetworks: {{nat64: ["ff00::/32"]}}\n{POLICIES}'),
+    Unseen("a translator's bits", Code.BAD_NETWORK, "its bits 64 to 71 are not zero",
+           f'version: 1\nnetworks: {{nat64: ["2001:db8:0:0:100::/96"]}}\n{POLICIES}'),
+    Unseen("what is known", Code.BAD_NETWORK, "is known as NAT64 anyway",
+           f'version: 1\nnetworks: {{nat64: ["64:ff9b::/96"]}}\n{POLICIES}'),
+    Unseen("two prefixes", Code.CONFLICT, "of `nat64` overlap",
+           f'version: 1\nnetworks: {{nat64: ["fd00:1::/32", "fd00:1:2::/48"]}}\n{POLICIES}'),
+    Unseen("a parent's host", Code.BAD_VALUE, "is no URL of a proxy: the (host|brackets|text|part)|a label",
+           f"{HEAD}      - {{host: a.example, upstream: {{proxy: 'http://a..b:3128'}}}}\n"),
+    Unseen("a parent's address", Code.BAD_VALUE, "has an address in an unusual spelling",
+           f"version: 1\nupstream: {{proxy: 'http://127.1:3128'}}\n{POLICIES}"),
+    Unseen("a parent's address", Code.BAD_VALUE, "nobody can connect to",
+           f"version: 1\nupstream: {{proxy: 'http://[ff02::1]:3128'}}\n{POLICIES}"),
+    Unseen("one's own parent", Code.CONFLICT, "is the address that the proxy itself listens on",
+           f"version: 1\nupstream: {{proxy: 'http://127.0.0.1:3128'}}\n{POLICIES}"),
     Unseen("an IPv6 address", Code.BAD_VALUE, "does not name an IP address: `\\[",
            f'version: 1\nlisten: {{proxy: "[1::2::3]:1"}}\n{POLICIES}'),
     Unseen("IPv4 inside IPv6", Code.BAD_VALUE, "is an IPv4 address inside IPv6",
@@ -698,8 +733,12 @@ BASE: dict[str, Any] = {
                 "example.com",
                 "@near",
                 {"host": "*.example.org", "ports": [443, "8000-8010"], "tls": "off"},
-                {"host": "db.example", "allow_private": ["10.0.0.0/8", "fd00::/8"]},
-                {"cidr": "192.0.2.0/24", "ports": [443]},
+                {"host": "db.example", "allow_private": ["10.0.0.0/8", "fd00::/8"], "upstream": "direct"},
+                {
+                    "cidr": "192.0.2.0/24",
+                    "ports": [443],
+                    "upstream": {"proxy": "http://10.0.0.1:3128", "credentials_file": "parent"},
+                },
             ],
             "ask": ["*.example.net", {"host": "@far", "tls": "verify"}],
             "deny": ["a.example.net", {"host": "@file", "ports": [25]}, {"cidr": "::/0", "ports": [25]}],
@@ -709,14 +748,26 @@ BASE: dict[str, Any] = {
     "dns": {
         "servers": ["10.96.0.10:53"],
         "hosts_file": "/etc/hosts",
-        "timeout": "5s", "min_ttl": "0s", "max_ttl": "5m", "negative_ttl": "5s",
+        "timeout": "5s", "tries": 2, "min_ttl": "0s", "max_ttl": "5m", "negative_ttl": "5s",
+        "stale_if_error": "1h",
         "cache_entries": 10_000,
     },
+    "dial": {
+        "prefer": "ipv4", "stagger": "250ms", "max_attempts": 16, "failure_memory": "0s",
+        "source_addresses": ["192.0.2.10", "2001:db8::10"],
+    },
+    "networks": {"internal": ["203.0.113.0/24", "2001:db8:1::/48"], "nat64": ["2001:db8:64::/96"]},
+    "upstream": {
+        "proxy": "http://proxy.example:3128",
+        "no_proxy": ["svc.example", "*.internal.example", "10.0.0.0/8", "fd00::/8"],
+        "credentials_file": "parent",
+    },
+    "tunnels": {"ech": "grease"},
     "timeouts": {
-        "head": "10s", "keep_alive": "1m", "connect": "10s", "connect_attempt": "4s",
+        "head": "10s", "keep_alive": "1m", "connect": "10s", "connect_attempt": "4s", "client_hello": "10s",
         "response": "1m", "idle": "15m", "lifetime": "24h",
     },
-    "limits": {"head_bytes": "32KiB", "head_fields": 100, "connections": 10_000},
+    "limits": {"head_bytes": "32KiB", "head_fields": 100, "client_hello_bytes": "32KiB", "connections": 10_000},
     "audit": {"queue_lines": 5, "flush_interval": "1ms"},
     "drain_timeout": "20s",
     "admin_token_file": "/etc/token",
@@ -834,6 +885,14 @@ LEAVES = [
         "ü.example",
     ),
     *("ü b", "a_b", "example.com:443", "10.0.0.0/8", "10.0.0.1/8", "10.0.0.1", "::1", "::1/129"),
+    *(
+        "64:ff9b::/96",
+        "64:ff9b:1::/48",
+        "fd00:64::/96",
+        "2001:db8::/32",
+        "2001:db8::/95",
+        "ff00::/32",
+    ),
     *("::ffff:1.2.3.0/120", "1::2::3", "1.2.3.4:53", "1.2.3.4:0", "[::1]:53", "[::1]", "::1:53"),
     *(
         "[1::2::3]:53",
@@ -846,6 +905,8 @@ LEAVES = [
         "a\x07b",
         "-a",
     ),
+    *("direct", "http://proxy.example:3128", "http://proxy.example", "https://proxy.example:3128"),
+    *("http://u:p@proxy.example:3128", "http://proxy.example:3128/", "http://[::1]:3128", "parent"),
     *("hosts.txt", "x" * 65, "a:b", "A", "a\nb", "\U000e0041/"),
 ]
 WHOLES: list[Any] = [
@@ -904,7 +965,7 @@ def mutated(draw: st.DrawFn) -> str:
             case "add" if isinstance(holder, list):
                 holder.append(draw(VALUES))
             case "add":
-                name = draw(st.sampled_from([*KEYS, "x-key", "upstream", "1", "no", "<<"]))
+                name = draw(st.sampled_from([*KEYS, "x-key", "state", "1", "no", "<<"]))
                 holder[name] = draw(VALUES)
             case "rename" if isinstance(holder, dict):
                 name = draw(st.sampled_from([*KEYS, "Hosts", "a b", "7", "-app", "a/b", "on"]))
@@ -973,6 +1034,20 @@ LONG: dict[str, Any] = {
         lambda count: policy_with(
             {"allow": [{"host": "example.com", "allow_private": ["10.0.0.0/8"] * count}]}
         ),
+    ),
+    "no_proxy": (
+        1000,
+        lambda count: {"upstream": {"proxy": "http://a.example:1", "no_proxy": ["a.b"] * count}},
+    ),
+    "internal": (
+        1000,
+        lambda count: {
+            "networks": {"internal": [f"8.{n >> 8}.{n & 255}.0/24" for n in range(count)]}
+        },
+    ),
+    "nat64": (
+        16,
+        lambda count: {"networks": {"nat64": [f"fd00:64:{n:x}::/48" for n in range(count)]}},
     ),
     "subjects": (1000, lambda count: policy_with({"subjects": [{"user": "a"}] * count})),
     "pod_labels": (20, lambda count: policy_with({"subjects": [{"pod_labels": labels(count)}]})),

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from egress_proxy.core import reason as reasons
-from egress_proxy.core.addresses import PUBLIC_ONLY, Grant, special_use
+from egress_proxy.core.addresses import PUBLIC_ONLY, Grant
 from egress_proxy.core.decide import Decision, decide, vet_addresses
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import parse_authority
@@ -29,6 +29,7 @@ from egress_proxy.core.policy import (
     Subject,
 )
 from egress_proxy.core.reason import Reason
+from egress_proxy.core.special_use import special_use
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 HERE = Place("policy.yaml", 1, 1)

@@ -39,11 +39,11 @@ class Setting:
     ) -> None:
         users = write_users(tmp_path / "users", batch=PASSWORD)
         policies = [
-            {"name": "everyone", "allow": [rule("origin.test")]},
+            {"name": "everyone", "allow": [rule("origin.test", tls="verify")]},
             {
                 "name": "robots",
                 "subjects": [{"user": "batch"}],
-                "allow": [rule("git.test"), rule("index.test")],
+                "allow": [rule("git.test", tls="verify"), rule("index.test", tls="verify")],
             },
         ]
         credentials = {"users_file": str(users), "required": required}

@@ -69,6 +69,7 @@ def test_connect_in_http_1_0(curl: Curl, proxy: Proxy, origin: Origin) -> None:
     assert proxy.stop()[0]["event"] == "ALLOWED"
 
 
+@pytest.mark.parametrize("tls", ["off"])
 def test_a_tunnel_to_a_plain_port(curl: Curl, proxy: Proxy, origin: Origin) -> None:
     url = f"http://origin.test:{origin.http}/"
     assert curl.fetch("--proxytunnel", url) == b"hello from http\n"
@@ -76,7 +77,9 @@ def test_a_tunnel_to_a_plain_port(curl: Curl, proxy: Proxy, origin: Origin) -> N
     assert line["method"] == "CONNECT"
 
 
-@pytest.mark.parametrize("way", ["absolute-form", "tunnel", "tls"])
+@pytest.mark.parametrize(
+    ("way", "tls"), [("absolute-form", "verify"), ("tunnel", "off"), ("tls", "verify")]
+)
 def test_post_that_expects_100_continue(curl: Curl, proxy: Proxy, origin: Origin, way: str) -> None:
     body = curl.file(2 * MIB)
     scheme, port = ("https", origin.https) if way == "tls" else ("http", origin.http)
@@ -97,7 +100,7 @@ def test_post_that_expects_100_continue(curl: Curl, proxy: Proxy, origin: Origin
     proxy.stop()
 
 
-@pytest.mark.parametrize("way", ["absolute-form", "tunnel"])
+@pytest.mark.parametrize(("way", "tls"), [("absolute-form", "verify"), ("tunnel", "off")])
 def test_upload_of_256_mib(curl: Curl, proxy: Proxy, origin: Origin, way: str) -> None:
     size = 256 * MIB
     more = ["--proxytunnel"] if way == "tunnel" else []
@@ -120,7 +123,7 @@ def test_chunked_upload(curl: Curl, proxy: Proxy, origin: Origin) -> None:
     proxy.stop()
 
 
-@pytest.mark.parametrize("way", ["absolute-form", "tunnel"])
+@pytest.mark.parametrize(("way", "tls"), [("absolute-form", "verify"), ("tunnel", "off")])
 def test_download_of_1_gib(curl: Curl, proxy: Proxy, origin: Origin, way: str) -> None:
     more = ["--proxytunnel"] if way == "tunnel" else []
     got = curl.digest(*more, f"http://origin.test:{origin.http}/bytes/{GIB}")

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.e2e
 def tools_proxy(start_proxy: StartProxy, name_server: NameServer) -> Proxy:
     name_server.set("git.test", "127.0.0.1")
     name_server.set("index.test", "127.0.0.1")
-    return start_proxy(allow=[rule("git.test"), rule("index.test")])
+    return start_proxy(allow=[rule("git.test", tls="verify"), rule("index.test", tls="verify")])
 
 
 @pytest.fixture

@@ -195,7 +195,7 @@ def test_an_origin_that_resets_at_once(proxy: Proxy, serve: Serve) -> None:
         (NXDOMAIN, 502, "dns_nxdomain", "dns_error"),
         (Answer(), 502, "dns_no_address", "dns_error"),
         (SERVFAIL, 502, "dns_failure", "dns_error"),
-        (Answer(rcode="REFUSED"), 502, "dns_failure", "dns_error"),
+        (Answer(rcode="REFUSED"), 502, "dns_refused", "dns_error"),
         (SILENCE, 504, "dns_timeout", "dns_timeout"),
     ],
     ids=["nxdomain", "no-address", "servfail", "refused", "silence"],

@@ -297,7 +297,17 @@ def test_the_lines_are_what_the_contract_says(start_proxy: StartProxy, origin: O
         "port",
         "path",
     ]
-    order += ["status", "code", "reason", "policy", "rule", "generation", "address", "dns_ms"]
+    order += [
+        "status",
+        "code",
+        "reason",
+        "policy",
+        "rule",
+        "generation",
+        "address",
+        "dns",
+        "dns_ms",
+    ]
     order += ["connect_ms", "duration_ms", "bytes_sent", "bytes_received"]
     for line in (allowed, denied):
         assert list(line) == [name for name in order if name in line]

@@ -15,7 +15,13 @@ from egress_proxy.net import revocation
 from egress_proxy.net.poller import Interrupted
 from egress_proxy.net.revocation import Permit, revoke
 
-PERMIT = Permit(Identity("10.0.0.1"), parse_authority(b"a.test:443", None), "192.0.2.1", None)
+PERMIT = Permit(
+    Identity("10.0.0.1"),
+    parse_authority(b"a.test:443", None),
+    "192.0.2.1",
+    verified=True,
+    stamp=None,
+)
 
 
 class Connection:

@@ -13,9 +13,9 @@ import pytest
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import parse_authority
 from egress_proxy.core.record import Record
+from egress_proxy.net.connect import serve_connect
 from egress_proxy.net.relay import PipePool
 from egress_proxy.net.revocation import Permit
-from egress_proxy.net.session import _tunnel
 
 
 class FullPoller:
@@ -53,9 +53,10 @@ async def test_a_tunnel_that_cannot_be_watched_leaves_nothing_behind() -> None:
     )
     origin = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM)
     descriptor = origin.fileno()
-    permit = Permit(Identity("10.0.0.1"), parse_authority(b"a.test:443", None), "192.0.2.1", None)
+    destination = parse_authority(b"a.test:443", None)
+    permit = Permit(Identity("10.0.0.1"), destination, "192.0.2.1", verified=False, stamp=None)
     with pytest.raises(OSError, match="No space left"):
-        await _tunnel(worker, client, origin, config, permit, Record())
+        await serve_connect(worker, client, origin, config, permit, Record(), verify=False)
     assert worker.metrics.tunnels_active == 0
     assert poller.connections == set()
     with pytest.raises(OSError, match="Bad file descriptor"):

@@ -206,7 +206,7 @@ def test_every_spelling_is_the_same_address(
     start_proxy: StartProxy, serve: Serve, spelling: str, name_server: NameServer
 ) -> None:
     server = serve(echo)
-    proxy = start_proxy(allow=[{"cidr": "127.0.0.0/8", "ports": ANY_PORT}])
+    proxy = start_proxy(allow=[{"cidr": "127.0.0.0/8", "ports": ANY_PORT, "tls": "off"}])
     with proxy.client() as client:
         assert client.connect(f"{spelling}:{server.port}").status == 200
         client.send(b"x")
@@ -219,7 +219,8 @@ def test_every_spelling_is_the_same_address(
 def test_every_spelling_can_be_denied(start_proxy: StartProxy, serve: Serve, spelling: str) -> None:
     server = serve(echo)
     proxy = start_proxy(
-        allow=[{"cidr": "127.0.0.0/8", "ports": ANY_PORT}], deny=[{"cidr": "127.0.0.1/32"}]
+        allow=[{"cidr": "127.0.0.0/8", "ports": ANY_PORT, "tls": "off"}],
+        deny=[{"cidr": "127.0.0.1/32"}],
     )
     assert _connect(proxy, f"{spelling}:{server.port}").error["reason"] == "deny_rule"
     assert server.accepted == 0

@@ -83,7 +83,7 @@ def test_a_last_line_that_may_not_be_there_has_no_opposite() -> None:
     [
         (
             "cache_peer parent.example.com parent 3128 0",
-            "destinations are reached directly, without a parent proxy",
+            "destinations are reached directly; write a parent proxy as `upstream`",
         ),
         ("append_domain .example.com", "names are absolute here; clients must write them in full"),
         (

@@ -30,11 +30,15 @@ _ROOT = Path(__file__).parent.parent.parent
 
 
 def rule(
-    host: str, *, ports: list[Any] | None = None, allow_private: list[str] | None = None
+    host: str,
+    *,
+    ports: list[Any] | None = None,
+    allow_private: list[str] | None = None,
+    tls: str = "off",
 ) -> dict[str, Any]:
-    """A rule for a host that the fake name server puts on loopback, on every port."""
+    """A rule for a host that the fake name server puts on loopback, on every port, for tunnels that carry anything."""
     lifted = [LOOPBACK] if allow_private is None else allow_private
-    made: dict[str, Any] = {"host": host, "ports": ports or ANY_PORT}
+    made: dict[str, Any] = {"host": host, "ports": ports or ANY_PORT, "tls": tls}
     return made | ({"allow_private": lifted} if lifted else {})
 
 

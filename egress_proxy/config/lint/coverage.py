@@ -8,7 +8,6 @@ from collections.abc import Set as AbstractSet
 from functools import cached_property
 from typing import Final, TypeVar
 
-from egress_proxy.config.lint.networks import special_around
 from egress_proxy.config.rules import merge_ports
 from egress_proxy.core.networks import IPNetwork, NetworkIndex, lies_within
 from egress_proxy.core.policy import (
@@ -20,6 +19,7 @@ from egress_proxy.core.policy import (
     Rule,
     Target,
 )
+from egress_proxy.core.special_use import Surroundings, special_around
 
 #: Rules of one target that are told apart. Further ones are not compared.
 _MAX_ALIKE: Final = 20
@@ -83,8 +83,9 @@ class SetViews:
 class Coverage:
     """Rules by what they name."""
 
-    def __init__(self, rules: Iterable[Rule], views: SetViews) -> None:
+    def __init__(self, rules: Iterable[Rule], views: SetViews, surroundings: Surroundings) -> None:
         self._views = views
+        self._surroundings = surroundings
         self._exact: dict[str, _Alike] = {}
         self._below: dict[str, _Alike] = {}
         self._sets: dict[HostSet, _Alike] = {}
@@ -135,7 +136,7 @@ class Coverage:
         for other in self._naming(target, above):
             if (
                 other is not rule
-                and _says_as_much(other, rule)
+                and self._says_as_much(other, rule)
                 and not self._stands_in(other, rule)
                 and (sweeping or other.target == target or not _sweeps(other.target))
             ):
@@ -160,7 +161,20 @@ class Coverage:
         return (
             isinstance(rule.target, HostSet)
             and str(other.target) in rule.target.patterns
-            and _says_as_much(rule, other)
+            and self._says_as_much(rule, other)
+        )
+
+    def _says_as_much(self, wider: Rule, rule: Rule) -> bool:
+        """Whether all that a rule says about its own target is said about it by a rule that names it too.
+
+        What several rules lift for a request comes together: see :func:`egress_proxy.core.decide.decide`.
+        """
+        return (
+            _within(rule.ports, wider.ports)
+            and (rule.tls or not wider.tls)
+            and set(rule.allow_private) <= set(wider.allow_private)
+            and _routes_as_much(wider, rule)
+            and _opens_as_much(wider.target, rule, self._surroundings)
         )
 
     def _naming(self, target: Target, above: Above) -> Iterator[Rule]:
@@ -234,28 +248,23 @@ def says_the_same(one: Rule, other: Rule) -> bool:
         one.ports == other.ports
         and one.tls == other.tls
         and set(one.allow_private) == set(other.allow_private)
+        and one.upstream == other.upstream
     )
 
 
-def _says_as_much(wider: Rule, rule: Rule) -> bool:
-    """Whether all that a rule says about its own target is said about it by a rule that names it too.
-
-    What several rules lift for a request comes together: see :func:`egress_proxy.core.decide.decide`.
-    """
-    return (
-        _within(rule.ports, wider.ports)
-        and (rule.tls or not wider.tls)
-        and set(rule.allow_private) <= set(wider.allow_private)
-        and _opens_as_much(wider.target, rule)
+def _routes_as_much(wider: Rule, rule: Rule) -> bool:
+    # The most specific rule that names a route decides, so that a wider one does not stand for it.
+    return rule.upstream is None or (
+        wider.upstream == rule.upstream and wider.target == rule.target
     )
 
 
-def _opens_as_much(wider: Target, rule: Rule) -> bool:
+def _opens_as_much(wider: Target, rule: Rule, surroundings: Surroundings) -> bool:
     # A cidr rule opens the special-use network that it lies in, and a wider one opens nothing of it.
     target = rule.target
     if isinstance(target, HostPattern | HostSet) or isinstance(wider, HostPattern | HostSet):
         return True
-    special = None if rule.action is Action.DENY else special_around(target)
+    special = None if rule.action is Action.DENY else special_around(target, surroundings)
     return special is None or lies_within(wider, special.network)
 
 

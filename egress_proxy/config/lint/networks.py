@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from egress_proxy.config.errors import Code, Report
-from egress_proxy.core.addresses import SPECIAL_USE, SpecialUse
-from egress_proxy.core.networks import IPNetwork, NetworkIndex, lies_within
+from egress_proxy.core.networks import lies_within
 from egress_proxy.core.policy import Action, HostPattern, HostSet, Rule
+from egress_proxy.core.special_use import SPECIAL_USE, Surroundings, special_around
 
 #: What a rule opens with each kind of special-use network. Documentation's are not here: nobody lives in them.
 _OPENS: Final = {
@@ -19,15 +19,13 @@ _OPENS: Final = {
     "shared": "a network that carriers and clouds use inside",
     "benchmarking": "a network for benchmarks",
     "multicast": "multicast groups",
+    "anycast": "whichever machine is nearest",
     "reserved": "reserved addresses",
     "transition": "addresses that lead to other addresses",
+    "internal": "a network that `networks.internal` names",
 }
 #: Prefix lengths below which a network is much of the internet: more than a registry ever gives to one.
 _WIDE: Final = {4: 8, 6: 16}
-
-_SPECIAL: Final[NetworkIndex[SpecialUse]] = NetworkIndex()
-for _row in SPECIAL_USE:
-    _SPECIAL.add(_row.network, _row)
 
 #: Those that the writer of a wider network may have meant to open with it.
 _INNER: Final = tuple(
@@ -35,15 +33,7 @@ _INNER: Final = tuple(
 )
 
 
-def special_around(network: IPNetwork) -> SpecialUse | None:
-    """The narrowest special-use network that a network lies in."""
-    for special in _SPECIAL.holding(network.network_address):
-        if special.network.prefixlen <= network.prefixlen:
-            return special
-    return None
-
-
-def lint_network(rule: Rule, report: Report) -> None:
+def lint_network(rule: Rule, report: Report, surroundings: Surroundings) -> None:
     """Warn of a rule with `cidr` that names very much, or what is not the internet."""
     network = rule.target
     if isinstance(network, HostPattern | HostSet):
@@ -60,7 +50,7 @@ def lint_network(rule: Rule, report: Report) -> None:
         what = f"`{network}` {verb} every public address"
         report.warning(Code.WIDE_RULE, rule.place, what, instead)
         return
-    around = special_around(network)
+    around = special_around(network, surroundings)
     if around is not None:
         if around.kind in _OPENS:
             part = "" if around.network == network else f" ({around.network})"
@@ -74,23 +64,20 @@ def lint_network(rule: Rule, report: Report) -> None:
         what = f"`{network}` {verb} one of {2**network.prefixlen} addresses that exist"
         report.warning(Code.WIDE_RULE, rule.place, what, instead)
         return
-    for special in _INNER:
-        if special.network.prefixlen > network.prefixlen and lies_within(special.network, network):
-            what = (
-                f"`{network}` does not open `{special.network}`, which is special and a part of it"
-            )
-            instead = (
-                f"write a rule for `{special.network}` if it is meant, or the part that is needed"
-            )
+    for inner in (*(row.network for row in _INNER), *surroundings.internal):
+        if inner.prefixlen > network.prefixlen and lies_within(inner, network):
+            kind = "internal" if inner in surroundings.internal else "special"
+            what = f"`{network}` does not open `{inner}`, which is {kind} and a part of it"
+            instead = f"write a rule for `{inner}` if it is meant, or the part that is needed"
             report.warning(Code.SPECIAL_NETWORK, rule.place, what, instead)
             return
 
 
-def lint_allow_private(rule: Rule, report: Report) -> None:
+def lint_allow_private(rule: Rule, report: Report, surroundings: Surroundings) -> None:
     """Warn of an `allow_private` that opens everything, nothing, or what is worst to open."""
     for network in rule.allow_private:
         shown = f"`allow_private: {network}`"
-        around = special_around(network)
+        around = special_around(network, surroundings)
         if network.prefixlen == 0:
             instead = "write the networks that the host lives in"
             what = f"{shown} opens every private network"
@@ -99,6 +86,10 @@ def lint_allow_private(rule: Rule, report: Report) -> None:
             what = f"{shown} opens {_OPENS['metadata']}"
             report.warning(Code.SPECIAL_NETWORK, rule.place, what, "remove it")
         elif around is None:
+            if any(map(network.overlaps, surroundings.nat64)) or any(
+                lies_within(internal, network) for internal in surroundings.internal
+            ):
+                continue
             within = [row for row in SPECIAL_USE if lies_within(row.network, network)]
             if not within:
                 what = f"{shown} changes nothing, for the network is public"

@@ -14,6 +14,7 @@ from egress_proxy.config.errors import Code, Report, elsewhere
 from egress_proxy.config.lint.coverage import Above, Coverage, SetViews, names_above, says_the_same
 from egress_proxy.config.lint.hosts import HostLint
 from egress_proxy.config.lint.networks import lint_allow_private, lint_network
+from egress_proxy.config.lint.routes import lint_routes
 from egress_proxy.config.lint.services import SERVICES, Service
 from egress_proxy.config.model import Credentials
 from egress_proxy.core.policy import (
@@ -26,13 +27,17 @@ from egress_proxy.core.policy import (
     Rule,
     Subject,
 )
+from egress_proxy.core.special_use import ANYWHERE, Surroundings
 
 #: Ports of one rule beyond which nobody has thought of each.
 _MANY_PORTS: Final = 1000
 
 
 def lint(
-    policies: tuple[Policy, ...], report: Report, credentials: Credentials | None = None
+    policies: tuple[Policy, ...],
+    report: Report,
+    credentials: Credentials | None = None,
+    surroundings: Surroundings = ANYWHERE,
 ) -> None:
     """Add a warning for each rule that cannot matter, opens very much, or is probably a slip."""
     _lint_subjects(policies, report, credentials)
@@ -41,7 +46,8 @@ def lint(
         for rule in policy.rules:
             if isinstance(rule.target, HostSet):
                 uses.setdefault(rule.target, []).append(rule)
-    _Overlaps(policies, report).lint(uses)
+    _Overlaps(policies, report, surroundings).lint(uses)
+    lint_routes(((_clients(policy), policy) for policy in policies), report)
     lint_host = HostLint(report)
     for hosts, rules in uses.items():
         lint_host.check_set(hosts, rules)
@@ -51,11 +57,11 @@ def lint(
             if isinstance(target, HostPattern):
                 lint_host.check(target, rule)
             elif not isinstance(target, HostSet):
-                lint_network(rule, report)
+                lint_network(rule, report, surroundings)
             if rule.action is Action.DENY:
                 continue
             if rule.allow_private:
-                lint_allow_private(rule, report)
+                lint_allow_private(rule, report, surroundings)
             if rule.ports != DEFAULT_PORTS:
                 _lint_ports(rule, report)
             if not rule.tls:
@@ -189,8 +195,11 @@ _Clients = frozenset[tuple[object, ...]] | None
 class _Overlaps:
     """Finds the rules that change nothing, because of another rule for the same clients."""
 
-    def __init__(self, policies: tuple[Policy, ...], report: Report) -> None:
+    def __init__(
+        self, policies: tuple[Policy, ...], report: Report, surroundings: Surroundings
+    ) -> None:
         self._report = report
+        self._surroundings = surroundings
         self._views = SetViews()
         self._groups: dict[_Clients, list[Policy]] = {}
         for policy in policies:
@@ -239,7 +248,7 @@ class _Overlaps:
 
     def _coverage(self, action: Action, policies: list[Policy]) -> Coverage:
         rules = (rule for policy in policies for rule in policy.rules if rule.action is action)
-        return Coverage(rules, self._views)
+        return Coverage(rules, self._views, self._surroundings)
 
     def _is_closed(self, rule: Rule, above: Above, denials: list[Coverage]) -> bool:
         if rule.action is Action.DENY:

@@ -1,0 +1,164 @@
+"""CONNECT: the 200, the check of what the client begins with, and the tunnel."""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+from typing import Final
+
+from egress_proxy.config.model import Config
+from egress_proxy.core import reason as reasons
+from egress_proxy.core.policy import Mode
+from egress_proxy.core.reason import Event, Reason
+from egress_proxy.core.record import Record
+from egress_proxy.net.client import Client, Next
+from egress_proxy.net.hello import NothingSent, Opening, SecondHello, tell
+from egress_proxy.net.poller import READABLE, Interrupted
+from egress_proxy.net.relay import Tunnel
+from egress_proxy.net.revocation import Permit, reason_to_revoke
+from egress_proxy.net.worker import Worker
+
+_ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+async def serve_connect(
+    worker: Worker,
+    client: Client,
+    origin: socket.SocketType,
+    config: Config,
+    permit: Permit,
+    record: Record,
+    *,
+    verify: bool,
+) -> Next:
+    """Answer 200, see what the client begins with, and leave both connections to a tunnel.
+
+    Raises ConnectionError, TimeoutError, Interrupted.
+    """
+    timeouts = config.timeouts
+    # An origin that speaks first may have spoken. What a client said to which nobody has listened yet is told later.
+    origin_readable = bool(client.strand.edges & READABLE)
+    client_readable = client.watched
+    inspector: SecondHello | None = None
+    taken_over = False
+    try:
+        rest = client.write(_ESTABLISHED)
+        if rest or verify:
+            try:
+                if rest:
+                    await client.send(rest, timeouts.idle)
+                    origin_readable = client_readable = True
+                record.status = 200
+                if verify:
+                    opening = Opening(client, origin)
+                    after = await _verify(worker, client, opening, config, permit, record)
+                    if after is not Next.NOTHING:
+                        return after
+                    origin_readable = origin_readable or bool(opening.origin_edges)
+                    client_readable, inspector = opening.client_readable, opening.inspector
+                # Whoever looked for permissions to take back meanwhile may have passed this one by.
+                if reason_to_revoke(worker, config, permit) is not None:
+                    raise Interrupted(reasons.POLICY_REVOKED)
+            except Interrupted as stop:
+                # The client has a 200, or a half: nothing else can be said after it.
+                client.break_off()
+                record.conclude(Event.CLOSED, stop.reason)
+                return Next.CLOSE
+        record.status = 200
+        worker.metrics.tunnels_active += 1
+        tunnel = Tunnel(
+            worker.poller,
+            worker.pipes,
+            client.fd,
+            origin,
+            idle_time=timeouts.idle,
+            lifetime=timeouts.lifetime,
+            on_end=partial(_end_tunnel, worker, client, origin, record),
+            permit=permit,
+            inspector=inspector,
+        )
+        early, client.buffer = client.buffer, b""
+        try:
+            tunnel.start(
+                early,
+                watched=client.watched,
+                client_readable=client_readable,
+                origin_readable=origin_readable,
+            )
+        except OSError:
+            # The system has no room to watch one more. The tunnel has not begun, so it does not end by itself.
+            worker.metrics.tunnels_active -= 1
+            raise
+        taken_over = True
+        return Next.NOTHING
+    finally:
+        if not taken_over:
+            worker.poller.close(origin.detach())
+
+
+async def _verify(
+    worker: Worker,
+    client: Client,
+    opening: Opening,
+    config: Config,
+    permit: Permit,
+    record: Record,
+) -> Next:
+    """Hold the tunnel until its ClientHello shows that it is what was asked for; NOTHING if it is, or may go on.
+
+    Raises ConnectionError, Interrupted.
+    """
+    refuses = partial(_refuses, config, permit, record)
+    try:
+        refused = await opening.refusal(worker, config, permit.destination, record, refuses)
+    except NothingSent:
+        if config.policy.mode is Mode.AUDIT:
+            # What the destination says all the same is not for us to hide.
+            permit.verified = False
+            return Next.NOTHING
+        record.bytes_sent = record.bytes_received = 0
+        record.conclude(Event.ALLOWED, None)
+        return Next.CLOSE
+    if refused is None or not refuses(refused):
+        return Next.NOTHING
+    record.bytes_sent = record.bytes_received = 0
+    client.strand.permit = None
+    tell(client, refused)
+    return Next.LINGER
+
+
+def _refuses(config: Config, permit: Permit, record: Record, reason: Reason) -> bool:
+    """Whether what is in a tunnel ends it. In audit mode it is noted."""
+    if config.policy.mode is Mode.AUDIT:
+        # A rule's denial says more.
+        if not record.event:
+            record.conclude(Event.WOULD_DENY, reason)
+        permit.verified = False
+        return False
+    record.conclude(Event.DENIED, reason)
+    return True
+
+
+def _end_tunnel(
+    worker: Worker,
+    client: Client,
+    origin: socket.SocketType,
+    record: Record,
+    tunnel: Tunnel,
+    error: Exception | None,
+) -> None:
+    """Record how a tunnel ended and close its connections."""
+    worker.metrics.tunnels_active -= 1
+    record.bytes_sent, record.bytes_received = tunnel.sent, tunnel.received
+    if isinstance(error, Interrupted):
+        record.conclude(error.reason.event, error.reason)
+    elif error is not None:
+        over = tunnel.end <= worker.poller.now
+        record.conclude(Event.CLOSED, reasons.LIFETIME_EXCEEDED if over else reasons.IDLE_TIMEOUT)
+    elif tunnel.broken == origin.fileno():
+        record.conclude(Event.FAILED, reasons.ORIGIN_RESET)
+    else:
+        record.conclude(Event.ALLOWED, None)
+    worker.conclude(record, client.started)
+    worker.poller.close(origin.detach())
+    worker.close(client.fd)
