@@ -42,12 +42,16 @@ def target(server: Server) -> str:
     return f"origin.test:{server.port}"
 
 
+#: Behind a ClientHello there are records, until the server has answered.
+MORE = record(b"and more", kind=23)
+
+
 def _passes(client: RawClient, said: bytes) -> None:
     """What was said has come to the origin as it was, and so does what follows, and its end."""
     assert client.exactly(len(said)) == said
-    client.send(b"and more")
+    client.send(MORE)
     client.eof()
-    assert client.rest() == b"and more"
+    assert client.rest() == MORE
 
 
 # What passes ------------------------------------------------------------------------------------
@@ -72,10 +76,10 @@ def test_the_name_that_was_asked_for(
     line = proxy.wait_for_line(event="ALLOWED", host="origin.test", sni="origin.test")
     assert (line["tls_version"], line["alpn"]) == ("TLSv1.3", "h2,http/1.1")
     assert line["status"] == 200
-    assert line["bytes_sent"] == line["bytes_received"] == len(hello) + len("and more")
+    assert line["bytes_sent"] == line["bytes_received"] == len(hello) + len(MORE)
     assert list(line).index("sni") == list(line).index("generation") + 1
     assert "reason" not in line
-    assert [bytes(said) for said in keeper.said] == [hello + b"and more"]
+    assert [bytes(said) for said in keeper.said] == [hello + MORE]
     assert denials(proxy) == {}
     at_rest(proxy)
 
@@ -106,7 +110,7 @@ def test_every_split_into_segments(proxy: Proxy, target: str, keeper: Keeper) ->
         for octet in HELLO:
             client.send(bytes([octet]))
         _passes(client, HELLO)
-    assert {bytes(said) for said in keeper.said} == {HELLO + b"and more"}
+    assert {bytes(said) for said in keeper.said} == {HELLO + MORE}
     assert {line["event"] for line in proxy.stop()} == {"ALLOWED"}
 
 
@@ -117,7 +121,7 @@ def test_every_split_into_records(proxy: Proxy, target: str, keeper: Keeper) -> 
     for wire in wires:
         with opened(proxy, target, wire) as client:
             _passes(client, wire)
-    assert sorted(map(bytes, keeper.said)) == sorted(wire + b"and more" for wire in wires)
+    assert sorted(map(bytes, keeper.said)) == sorted(wire + MORE for wire in wires)
 
 
 @pytest.mark.parametrize("early", [True, False])
@@ -128,7 +132,7 @@ def test_a_long_hello(proxy: Proxy, target: str, keeper: Keeper, early: bool) ->
         said = (hello,) if early else (b"", hello[:700], hello[700:])
         with opened(proxy, target, *said) as client:
             _passes(client, hello)
-        assert keeper.said.pop() == hello + b"and more"
+        assert keeper.said.pop() == hello + MORE
 
 
 @pytest.mark.parametrize("early", [True, False])
@@ -137,10 +141,11 @@ def test_what_comes_at_once_behind_it(
 ) -> None:
     """Early data, or whatever a client sends that does not wait for an answer."""
     for size in (1, 100, 20_000, 1_000_000):
-        said = HELLO + record(bytes(size % 2**14), kind=23) + bytes(size)
+        pieces = (min(2**14, size - start) for start in range(0, size, 2**14))
+        said = HELLO + b"".join(record(bytes(piece), kind=23) for piece in pieces)
         with opened(proxy, target, *((said,) if early else (b"", said)), seconds=5) as client:
             _passes(client, said)
-        assert keeper.said.pop() == said + b"and more"
+        assert keeper.said.pop() == said + MORE
 
 
 def test_the_hellos_of_real_clients(
@@ -343,8 +348,9 @@ def test_the_longest_that_is_allowed(start_proxy: StartProxy, target: str, serve
     assert len(longest) == 1024
     with opened(proxy, target, b"", longest) as client:
         _passes(client, longest)
-    with opened(proxy, target, longest + bytes(5000)) as client:
-        assert client.exactly(6024) == longest + bytes(5000)
+    behind = record(bytes(5000), kind=23)
+    with opened(proxy, target, longest + behind) as client:
+        assert client.exactly(6029) == longest + behind
     too_long = client_hello("origin.test", extra=[(hellos.PADDING, bytes(1025 - bare))])
     in_records = records(hellos.handshake_of(longest), [100])
     cases = {

@@ -272,11 +272,11 @@ def test_urgent_data_behind_the_hello_hides_nothing(proxy: Proxy, serve: Serve) 
     server = serve(keeper)
     with opened(proxy, f"origin.test:{server.port}") as client:
         with stopped(proxy):
-            client.send(HELLO + b"one ")
+            client.send(HELLO + record(b"one ", kind=23))
             client.socket.send(b"!", socket.MSG_OOB)
-            client.send(b"two ")
+            client.send(record(b"two ", kind=23))
         wait_for(keeper.said, 1)
-        expected = HELLO + b"one two "
+        expected = HELLO + record(b"one ", kind=23) + record(b"two ", kind=23)
         wait_until(
             lambda: keeper.said[0].replace(b"!", b"") == expected, what=lambda: str(keeper.said)
         )

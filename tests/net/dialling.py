@@ -161,21 +161,37 @@ class Ports:
     def __init__(self, number: int = 0) -> None:
         """Somebody's port, or one that nobody has yet."""
         self._open: list[socket.socket] = []
+        self._held: dict[str, socket.socket] = {}
         self._port = number
         self.listeners: dict[str, socket.socket] = {}
 
     @property
     def number(self) -> int:
         """The port, which nobody listens on but where a test says so."""
-        if not self._port:
-            # Bound and not listening: no other test is given it.
-            keeper = socket.socket()
-            self._open.append(keeper)
-            keeper.bind(("127.0.0.250", 0))
-            self._port = keeper.getsockname()[1]
+        while not self._port:
+            self._reserve()
         return self._port
 
+    def _reserve(self) -> None:
+        """Bind a port on every address, without listening: nobody else is given it, and it refuses."""
+        with contextlib.ExitStack() as undo:
+            for ip in ("127.0.0.250", OK, OTHER, REFUSED, SILENT, SILENT_TOO, SIX):
+                held = undo.enter_context(socket.socket(family(ip)))
+                held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    held.bind((ip, self._port))
+                except OSError:
+                    self._held.clear()
+                    self._port = 0
+                    return
+                self._held[ip] = held
+                self._port = held.getsockname()[1]
+            undo.pop_all()
+        self._open += self._held.values()
+
     def _bind(self, ip: str) -> socket.socket:
+        if ip in self._held:
+            return self._held.pop(ip)
         bound = socket.socket(family(ip))
         self._open.append(bound)
         # Connections of earlier tests may linger.
