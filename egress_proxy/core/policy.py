@@ -7,7 +7,7 @@ length that occurs. Which policies apply to a client is worked out once per iden
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache, partial
 from ipaddress import ip_address
@@ -326,6 +326,11 @@ class Match:
 
     policy: str
     rule: Rule
+    text: str = field(init=False, compare=False)
+    """The rule as a line of the log shows it; made once, since a decision is remembered."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", str(self.rule))
 
 
 def matching_rules(

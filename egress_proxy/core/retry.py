@@ -60,6 +60,16 @@ class HelloRetry:
         """Look at what the server says, before the client can know it."""
         if self._answer is None:
             return
+        if (
+            not self._answer
+            and len(data) >= _RANDOM.stop
+            and data[0] == _HANDSHAKE
+            and (data[3] or data[4] >= _RANDOM.stop - 5)
+            and (data[5] != 2 or data[_RANDOM] != HELLO_RETRY_REQUEST)
+        ):
+            # All of it at once, as nearly always.
+            self.over = True
+            return
         answer, position = self._answer + data, 0
         while len(answer) >= position + 5:
             kind, size = answer[position], int.from_bytes(answer[position + 3 : position + 5])

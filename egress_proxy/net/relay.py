@@ -95,12 +95,12 @@ def _close_pipe(pipe: Pipe) -> None:
 
 
 class Inspector(Protocol):
-    """Looks at what both sides say, for as long as it is not over. May raise Interrupted, which ends the tunnel."""
+    """Looks at what both sides say, for as long as it is not over."""
 
     over: bool
 
     def from_client(self, data: bytes) -> bytes:
-        """What of it may go on now, with what was held back before."""
+        """What of it may go on now, with what was held back before. May raise Interrupted, which ends the tunnel."""
 
     def from_server(self, data: bytes) -> None:
         """Look at it before it goes on."""
@@ -153,7 +153,7 @@ class Tunnel:
         up.back, self._down.back = self._down, up
         self._inspector = inspector
         if inspector is not None:
-            up.inspect, self._down.inspect = self._inspect_client, self._inspect_server
+            up.inspect, self._down.look = self._inspect_client, self._look_at_server
 
     @property
     def sent(self) -> int:
@@ -199,21 +199,21 @@ class Tunnel:
             self._trust()
         return data
 
-    def _inspect_server(self, data: bytes) -> bytes:
-        assert self._inspector is not None  # noqa: S101 - or nobody would ask
-        self._inspector.from_server(data)
-        if self._inspector.over:
-            held = self._inspector.release()
+    def _look_at_server(self, data: bytes) -> None:
+        inspector = self._inspector
+        assert inspector is not None  # noqa: S101 - or nobody would ask
+        inspector.from_server(data)
+        if inspector.over:
+            held = inspector.release()
             self._trust()
             # Behind the client's end nothing can be sent any more; half a record means nothing to anybody.
             if held and not self._up.done:
                 self._up.residue += held
                 self._up.send()
-        return data
 
     def _trust(self) -> None:
         """From now on nobody looks at anything."""
-        self._inspector = self._up.inspect = self._down.inspect = None
+        self._inspector = self._up.inspect = self._down.look = None
 
     def interrupt(self, error: Exception) -> None:
         """End it."""
@@ -243,7 +243,18 @@ class _Flow:
 
     __slots__ = (
         *("_in_pipe", "_pipe", "_queued", "_told", "_tunnel", "_urgent"),
-        *("back", "blocked", "closing", "done", "inspect", "residue", "sink", "source", "total"),
+        *(
+            "back",
+            "blocked",
+            "closing",
+            "done",
+            "inspect",
+            "look",
+            "residue",
+            "sink",
+            "source",
+            "total",
+        ),
     )
 
     def __init__(self, tunnel: Tunnel, source: int, sink: int) -> None:
@@ -255,7 +266,9 @@ class _Flow:
         self.residue = b""
         """What was read and not written yet."""
         self.inspect: Callable[[bytes], bytes] | None = None
-        """Looks at what was read; what of it goes on."""
+        """Says what of that which was read goes on, while somebody has to."""
+        self.look: Callable[[bytes], None] | None = None
+        """Looks at what was read before it goes on, while somebody has to."""
         self.total = 0
         """Bytes that the sink has taken."""
         self._pipe: Pipe | None = None
@@ -298,8 +311,8 @@ class _Flow:
         try:
             if (self.blocked or self.residue) and not self._flush():
                 return
-            unseen = self.total >= _SPLICE_FROM and not self._urgent and self.inspect is None
-            ended = self._splice() if unseen else self._copy()
+            seen = self._urgent or self.inspect is not None or self.look is not None
+            ended = self._splice() if self.total >= _SPLICE_FROM and not seen else self._copy()
         except _SideError as lost:
             self._lost(lost.fd)
             return
@@ -371,10 +384,14 @@ class _Flow:
                 raise _SideError(self.source) from None
             if not count:
                 return True
+            if self.look is not None:
+                self.look(_view[:count].tobytes())
+                if self.done:
+                    # What was held back has found the other side broken.
+                    return False
             if self.inspect is not None:
                 self.residue = self.inspect(_view[:count].tobytes())
-                # What was held back may have found the other side broken.
-                if self.done or not self._flush():
+                if not self._flush():
                     return False
                 if count < _CHUNK and not self.closing:
                     return False

@@ -110,7 +110,7 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> Next
 
         decision = decide(config.policy, identity, destination)
         if decision.match is not None:
-            record.policy, record.rule = decision.match.policy, str(decision.match.rule)
+            record.policy, record.rule = decision.match.policy, decision.match.text
         denial = decision.denial
         if denial is not None:
             if config.credentials is not None and credentials_would_help(
