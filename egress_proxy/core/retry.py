@@ -22,6 +22,8 @@ HELLO_RETRY_REQUEST: Final = bytes.fromhex(
 )
 
 _CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE, _APPLICATION_DATA = 20, 21, 22, 23
+_SERVER_HELLO = 2
+_HEADER = 5
 # Record header, handshake header, legacy_version, random.
 _RANDOM = slice(11, 43)
 # RFC 8446 §5.2: of what a record of application data may hold.
@@ -60,42 +62,32 @@ class HelloRetry:
         """Look at what the server says, before the client can know it."""
         if self._answer is None:
             return
-        if (
-            not self._answer
-            and len(data) >= _RANDOM.stop
-            and data[0] == _HANDSHAKE
-            and (data[3] or data[4] >= _RANDOM.stop - 5)
-            and (data[5] != 2 or data[_RANDOM] != HELLO_RETRY_REQUEST)
-        ):
-            # All of it at once, as nearly always.
-            self.over = True
-            return
-        answer, position = self._answer + data, 0
-        while len(answer) >= position + 5:
-            kind, size = answer[position], int.from_bytes(answer[position + 3 : position + 5])
+        answer, start = self._answer + data, 0
+        while len(answer) - start >= _HEADER:
+            kind, size = answer[start], int.from_bytes(answer[start + 3 : start + _HEADER])
             if kind in (_CHANGE_CIPHER_SPEC, _ALERT) and size <= 2:
-                # A warning may come first.
-                position += 5 + size
+                # Warnings may come first.
+                if len(answer) - start < _HEADER + size:
+                    break
+                start += _HEADER + size
                 continue
-            answer, position = answer[position:], 0
-            if kind not in (_CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE):
-                self.over = True
-            elif kind != _HANDSHAKE or size < _RANDOM.stop - 5:
-                # Too short a record for its random: it may be anything.
-                self._answer = None
-            elif answer[5:6] not in (b"", b"\x02"):
-                self.over = True
-            elif len(answer) < _RANDOM.stop:
-                break
-            elif answer[_RANDOM] == HELLO_RETRY_REQUEST:
+            hello = answer[start : start + _RANDOM.stop]
+            if kind == _HANDSHAKE and size >= _RANDOM.stop - _HEADER:
+                if len(hello) > _HEADER and hello[_HEADER] != _SERVER_HELLO:
+                    self.over = True
+                elif len(hello) < _RANDOM.stop:
+                    break
+                elif hello[_RANDOM] == HELLO_RETRY_REQUEST:
+                    self._answer = None
+                else:
+                    self.over = True
+            elif kind in (_CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE):
+                # No record of a server that does as others do: it may be anything.
                 self._answer = None
             else:
                 self.over = True
             return
-        # Of a warning that is not whole yet, position is behind its end.
-        self._answer = answer[position:] if position <= len(answer) else None
-        if answer[:1] not in (b"", b"\x14", b"\x15", b"\x16"):
-            self.over = True
+        self._answer = answer[start:]
 
     def from_client(self, data: bytes) -> bytes:
         """What may go on to the server; the rest is held back until it is whole.
@@ -118,10 +110,11 @@ class HelloRetry:
                 self._compare(second)
                 self.over, self._held = True, b""
                 return data
-            elif end - position < 5:
+            elif end - position < _HEADER:
                 break
             else:
-                self._passing = 5 + self._size_of_record(data[position : position + 5])
+                header = data[position : position + _HEADER]
+                self._passing = _HEADER + self._size_of_record(header)
         self._held = data[position:]
         return data[:position]
 

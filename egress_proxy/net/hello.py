@@ -163,8 +163,7 @@ class SecondHello:
             passed = retry.from_client(data)
         except HelloError as error:
             if self._refuses(error.reason):
-                with contextlib.suppress(ConnectionError):
-                    tell(self._client, error.reason)
+                tell(self._client, error.reason)
                 raise Interrupted(error.reason) from None
             retry.over = True
             passed = retry.release()

@@ -68,7 +68,7 @@ def test_a_request_to_begin_again_in_pieces(length: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [b"H", b"HTTP/1.1 400", b"\x16\3\3\0\x54\x0b" + bytes(83), b"\x17\3\3\0\1x"]
+    "said", [b"HTTP/1.1 400", b"\x16\3\3\0\x54\x0b" + bytes(83), b"\x17\3\3\0\1x"]
 )
 def test_an_answer_that_is_no_server_hello(said: bytes) -> None:
     """Something else altogether, another message."""
@@ -191,10 +191,22 @@ def test_a_warning_before_the_request_hides_nothing(cut: int) -> None:
         watching.from_client(FIRST + OTHER)
 
 
-def test_a_warning_before_an_answer_ends_nothing() -> None:
+@pytest.mark.parametrize("cut", range(1, 60))
+def test_a_warning_before_an_answer(cut: int) -> None:
+    """However it is cut: or a client of TLS 1.2 would be refused in the middle of its handshake."""
+    said = b"\x15\3\3\0\2\1\x70" + CHANGE_CIPHER_SPEC + ANSWER
     watching = retry()
-    watching.from_server(b"\x15\3\3\0\2\1\x70" + ANSWER)
+    watching.from_server(said[:cut])
+    watching.from_server(said[cut:])
     assert watching.over
+
+
+def test_warnings_without_end_are_passed_over_quickly() -> None:
+    watching = retry()
+    for _ in range(10):
+        watching.from_server(b"\x15\3\3\0\2\1\x70" * 9000)
+    assert not watching.over
+    assert watching._answer == b""
 
 
 @pytest.mark.parametrize(
