@@ -158,8 +158,8 @@ class Dialer:
                     for attempt in racing:
                         if attempt.deadline <= now:
                             attempt.edges = _TROUBLE
-                    if now >= end:
-                        waiting = ()
+                if waiting and monotonic() >= end:
+                    waiting = ()
                 ended = [attempt for attempt in racing if attempt.edges]
                 if not ended:
                     # It was the timer.

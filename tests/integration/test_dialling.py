@@ -143,7 +143,8 @@ def test_all_together_have_a_deadline(
     response = ask(proxy, "CONNECT", port.number)
     assert 0.25 < time.monotonic() - start < 0.3 + SWEEP
     assert response.status == 504
-    assert proxy.wait_for_line(event="FAILED")["attempts"] == 2
+    # The third one's turn would be after the end.
+    assert proxy.wait_for_line(event="FAILED")["attempts"] <= 2
 
 
 @pytest.mark.parametrize(("prefer", "first"), [("ipv6", SIX), ("ipv4", "127.0.0.1")])

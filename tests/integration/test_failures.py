@@ -224,12 +224,12 @@ def test_names_that_cannot_be_resolved(
 def test_a_failure_is_remembered_for_a_while(
     start_proxy: StartProxy, name_server: NameServer
 ) -> None:
-    proxy = start_proxy(dns={"negative_ttl": "1s"})
+    proxy = start_proxy(dns={"negative_ttl": "500ms"})
     name_server.set("origin.test", NXDOMAIN, "127.0.0.1")
     assert _ask(proxy, "CONNECT", "origin.test:1").error["reason"] == "dns_nxdomain"
     assert _ask(proxy, "CONNECT", "origin.test:1").error["reason"] == "dns_nxdomain"
     assert name_server.asked("origin.test") == 1
-    time.sleep(1.1)
+    time.sleep(0.6)
     assert _ask(proxy, "CONNECT", "origin.test:1").error["reason"] == "connection_refused"
 
 
@@ -240,8 +240,8 @@ def test_an_answer_is_kept_for_its_ttl(
     name_server.set("origin.test", Answer(("127.0.0.1",), ttl=1))
     for _ in range(5):
         assert _ask(proxy, "GET", f"origin.test:{origin.http}").status == 200
-    assert name_server.asked("origin.test") <= 2  # the clock may have passed a second
-    time.sleep(1.1)
+    assert name_server.asked("origin.test") <= 2  # its time may have been over
+    time.sleep(1)
     assert _ask(proxy, "GET", f"origin.test:{origin.http}").status == 200
     assert name_server.asked("origin.test") in {2, 3}
 

@@ -295,9 +295,9 @@ def test_a_slow_reader_holds_the_writer_back(
         before = proxy.memory()
         if direction == "download":
             client.send(f"GET {base}/bytes/{size} HTTP/1.1\r\nHost: {base[7:]}\r\n\r\n")
-            time.sleep(1.5)
+            time.sleep(1)
         else:
-            client.socket.settimeout(1.5)
+            client.socket.settimeout(1)
             client.send(
                 f"PUT {base}/stall HTTP/1.1\r\nHost: {base[7:]}\r\nContent-Length: {size}\r\n\r\n"
             )

@@ -98,8 +98,8 @@ def test_an_idle_tunnel_costs_no_cpu_time(proxy: Proxy, serve: Serve) -> None:
         half.eof()
         time.sleep(0.2)
         before = _cpu(proxy)
-        time.sleep(1.5)
-        assert _cpu(proxy) - before < 0.15
+        time.sleep(1)
+        assert _cpu(proxy) - before < 0.1
 
 
 def _cpu(proxy: Proxy) -> float:

@@ -52,8 +52,7 @@ def _ech(proxy: Proxy, port: int, config_id: int, host: str = "origin.test") -> 
 
 def _came_through(client: RawClient) -> bool:
     with client:
-        hello = client.socket.recv(1)
-        return hello == b"\x16"
+        return client.exactly(1) == b"\x16"
 
 
 def test_ech_is_allowed_by_default(start_proxy: StartProxy, server: Server) -> None:
