@@ -4,7 +4,7 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,13 +34,13 @@ class Bench:
 
 
 @contextmanager
-def bench() -> Iterator[Bench]:
+def bench(hosts: Sequence[str] = (ORIGIN_HOST,)) -> Iterator[Bench]:
     proxy_core, load_core = cores()
     origin_port, proxy_port, admin_port = free_ports(3)
     with tempfile.TemporaryDirectory(prefix="egress-bench-") as name:
         directory = Path(name)
         compile_programs(directory)
-        (directory / "hosts").write_text(f"127.0.0.1 {ORIGIN_HOST}\n")
+        (directory / "hosts").write_text("".join(f"127.0.0.1 {host}\n" for host in hosts))
         origin = [str(directory / "origin"), str(origin_port)]
         with running(origin, load_core, stdin=PIPE):
             yield Bench(directory, origin_port, (proxy_port, admin_port), proxy_core, load_core)
@@ -63,16 +63,18 @@ class Rig:
     tree: Tree
     requests: int = field(default=0)  # each owes the log a line
 
-    def load(self, mode: str, count: int, *, at_once: int, size: int = 0) -> None:
+    def load(
+        self, mode: str, count: int, *, at_once: int, size: int = 0, host: str = ORIGIN_HOST
+    ) -> None:
         """Puts load on the proxy and comes back when both are done with it."""
-        with self._load(mode, count, at_once, size) as (_, output):
+        with self._load(mode, count, at_once, size, host) as (_, output):
             check(output.readline(), count)
         self.tree.settle()
 
     @contextmanager
     def idle_tunnels(self, count: int, *, at_once: int) -> Iterator[None]:
         """Opens them, `at_once` at a time, and closes them after the block."""
-        with self._load("idle", count, at_once, 0) as (control, output):
+        with self._load("idle", count, at_once, 0, ORIGIN_HOST) as (control, output):
             line = output.readline()
             if line != b"open\n":
                 check(line, 0)
@@ -84,14 +86,14 @@ class Rig:
 
     @contextmanager
     def _load(
-        self, mode: str, count: int, at_once: int, size: int
+        self, mode: str, count: int, at_once: int, size: int, host: str
     ) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
         self.requests += count
         command = [
             str(self.bench.directory / "load"),
             mode,
             str(self.site.proxy_port),
-            DENIED_HOST if mode == "deny" else ORIGIN_HOST,
+            DENIED_HOST if mode == "deny" else host,
             str(self.site.origin_port),
             *map(str, (count, at_once, size, SECONDS)),
         ]

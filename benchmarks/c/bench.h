@@ -25,7 +25,7 @@
  *   D n  send n bytes                                    (a download)
  *   U n  take n bytes, then send one frame back          (an upload)
  * A connection that starts with anything else gets HTTP/1.1: a tiny answer to each request. */
-enum { FRAME = 100, TLS_HANDSHAKE = 0x16, COMMAND = 11, LENGTH = 12 };
+enum { FRAME = 517, TLS_HANDSHAKE = 0x16, COMMAND = 11, LENGTH = 12 };
 
 /* One line for what must not happen in a benchmark: it makes the run worthless. */
 #define die(...) (fprintf(stderr, __VA_ARGS__), fprintf(stderr, "\n"), exit(1))

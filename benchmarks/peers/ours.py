@@ -19,6 +19,7 @@ policies:
 
 class Ours(Peer):
     name = "ours"
+    config = CONFIG
 
     def missing(self) -> str:
         return "" if find_spec("egress_proxy") else "egress_proxy is not installed: make bench"
@@ -29,7 +30,7 @@ class Ours(Peer):
     def command(self, site: Site) -> list[str]:
         config = site.directory / "egress-proxy.yaml"
         config.write_text(
-            CONFIG.format(
+            self.config.format(
                 proxy_port=site.proxy_port,
                 admin_port=site.admin_port,
                 origin_port=site.origin_port,

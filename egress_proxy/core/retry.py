@@ -10,7 +10,10 @@ second ClientHello has been compared.
 
 from __future__ import annotations
 
+import struct
 from typing import Final
+
+import msgspec
 
 from egress_proxy.core import reason as reasons
 from egress_proxy.core.errors import HelloError
@@ -23,9 +26,14 @@ HELLO_RETRY_REQUEST: Final = bytes.fromhex(
 
 _CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE, _APPLICATION_DATA = 20, 21, 22, 23
 _SERVER_HELLO = 2
+_WARNINGS = (_CHANGE_CIPHER_SPEC, _ALERT)
 _HEADER = 5
 # Record header, handshake header, legacy_version, random.
-_RANDOM = slice(11, 43)
+_END_OF_RANDOM = 43
+_record = struct.Struct(">B2xH").unpack_from  # its type and length
+_server_hello = struct.Struct(
+    ">5xB5x32s"
+).unpack_from  # of a record: the message's type and its random
 # RFC 8446 §5.2: of what a record of application data may hold.
 _MAX_RECORD = 2**14 + 256
 #: Records smaller than this cost more than they carry. There may be a few of them in early data.
@@ -33,30 +41,23 @@ _SMALL = 64
 MAX_SMALL_RECORDS: Final = 64
 
 
-class HelloRetry:
+class HelloRetry(msgspec.Struct, gc=False):
     """What goes through a tunnel behind its first ClientHello, until nothing more can be hidden in it."""
 
-    __slots__ = (
-        *("_answer", "_first", "_held", "_limit", "_may_change_ech", "_passing", "_small"),
-        "over",
-    )
-
-    def __init__(self, first: ClientHello, limit: int, *, may_change_ech: bool) -> None:
-        """``limit`` is in bytes, as of :func:`~egress_proxy.core.tls.parse_client_hello`.
-
-        Without may_change_ech, a second ClientHello may not be encrypted otherwise than the first one.
-        """
-        self._first = first
-        self._limit = limit
-        self._may_change_ech = may_change_ech
-        self._small = 0
-        self._answer: bytes | None = b""
-        """The beginning of what the server says; None once it is, or may be, a HelloRetryRequest."""
-        self._held = b""
-        self._passing = first.size
-        """Bytes until the client's next record: the first ClientHello comes through here as well."""
-        self.over = False
-        """Whether nothing needs to be looked at any more."""
+    first: ClientHello
+    limit: int
+    """In bytes, as of :func:`~egress_proxy.core.tls.parse_client_hello`."""
+    may_change_ech: bool
+    """Whether a second ClientHello may be encrypted otherwise than the first one."""
+    over: bool = False
+    """Whether nothing needs to be looked at any more."""
+    _answer: bytes | None = b""
+    """The beginning of what the server says; None once it is, or may be, a HelloRetryRequest."""
+    _held: bytes = b""
+    _passing: int = 0
+    """Bytes until the client's next record."""
+    _small: int = 0
+    """Small records that have come."""
 
     def from_server(self, data: bytes) -> None:
         """Look at what the server says, before the client can know it."""
@@ -64,33 +65,34 @@ class HelloRetry:
             return
         answer, start = self._answer + data, 0
         while len(answer) - start >= _HEADER:
-            kind, size = answer[start], int.from_bytes(answer[start + 3 : start + _HEADER])
-            if kind in (_CHANGE_CIPHER_SPEC, _ALERT) and size <= 2:
-                # Warnings may come first.
-                if len(answer) - start < _HEADER + size:
+            kind, size = _record(answer, start)
+            if kind == _HANDSHAKE and size >= _END_OF_RANDOM - _HEADER:
+                if len(answer) - start < _END_OF_RANDOM:
                     break
-                start += _HEADER + size
-                continue
-            hello = answer[start : start + _RANDOM.stop]
-            if kind == _HANDSHAKE and size >= _RANDOM.stop - _HEADER:
-                if len(hello) > _HEADER and hello[_HEADER] != _SERVER_HELLO:
-                    self.over = True
-                elif len(hello) < _RANDOM.stop:
-                    break
-                elif hello[_RANDOM] == HELLO_RETRY_REQUEST:
+                message, random = _server_hello(answer, start)
+                if message == _SERVER_HELLO and random == HELLO_RETRY_REQUEST:
                     self._answer = None
                 else:
                     self.over = True
-            elif kind in (_CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE):
+                return
+            if kind in _WARNINGS and size <= 2:
+                # They may come first.
+                if len(answer) - start < _HEADER + size:
+                    break
+                start += _HEADER + size
+            elif kind in _WARNINGS or kind == _HANDSHAKE:
                 # No record of a server that does as others do: it may be anything.
                 self._answer = None
+                return
             else:
                 self.over = True
-            return
+                return
         self._answer = answer[start:]
 
     def from_client(self, data: bytes) -> bytes:
-        """What may go on to the server; the rest is held back until it is whole.
+        """What of that which the client says behind its first ClientHello may go on to the server now.
+
+        The rest is held back until it is whole.
 
         Raises HelloError where the second ClientHello is for somebody else than the first one.
         """
@@ -104,7 +106,7 @@ class HelloRetry:
                 position += step
             elif data[position] == _HANDSHAKE:
                 # In clear, a client has nothing to say in a handshake of TLS 1.3 but this.
-                second = parse_client_hello(data[position:], self._limit)
+                second = parse_client_hello(data[position:], self.limit)
                 if second is None:
                     break
                 self._compare(second)
@@ -139,10 +141,10 @@ class HelloRetry:
         return size
 
     def _compare(self, second: ClientHello) -> None:
-        if second.server_name != self._first.server_name:
+        if second.server_name != self.first.server_name:
             reason = reasons.SNI_MISSING if second.server_name is None else reasons.SNI_MISMATCH
             raise HelloError(reason, "the second ClientHello is for another host than the first")
-        if not self._may_change_ech and second.ech not in (None, self._first.ech):
+        if not self.may_change_ech and second.ech not in (None, self.first.ech):
             raise HelloError(
                 reasons.ECH_NOT_ALLOWED, "the second ClientHello is encrypted in another way"
             )

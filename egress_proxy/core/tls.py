@@ -40,9 +40,9 @@ _MAX_FRAGMENT = 2**14  # RFC 8446 §5.1
 _RECORD_VERSIONS = {b"", b"\x03", b"\x03\x01", b"\x03\x02", b"\x03\x03", b"\x03\x04"}
 _MIN_BODY = 2 + 32 + 1 + 2 + 2 + 1 + 1  # one cipher suite, one compression method, no extensions
 
-_SERVER_NAME = 0  # RFC 6066 §3
-_ALPN = 16  # RFC 7301 §3.1
-_SUPPORTED_VERSIONS = 43  # RFC 8446 §4.2.1
+SERVER_NAME = 0  # RFC 6066 §3
+ALPN = 16  # RFC 7301 §3.1
+SUPPORTED_VERSIONS = 43  # RFC 8446 §4.2.1
 _ECH = 0xFE0D  # RFC 9849 §5, also the version of an ECHConfig
 
 #: By OpenSSL's names, newest first.
@@ -225,10 +225,10 @@ def _parse_body(body: bytes, size_of_records: int) -> ClientHello:
                 position += 4 + size
             if position != end:
                 raise _malformed("an extension ends too late")
-        name = _server_name(body, at[_SERVER_NAME]) if _SERVER_NAME in at else None
-        offered = at.get(_SUPPORTED_VERSIONS)
+        name = _server_name(body, at[SERVER_NAME]) if SERVER_NAME in at else None
+        offered = at.get(SUPPORTED_VERSIONS)
         tls_version = _VERSIONS[legacy_version] if offered is None else _newest(body, offered)
-        alpn = _protocols(body, at[_ALPN]) if _ALPN in at else None
+        alpn = _protocols(body, at[ALPN]) if ALPN in at else None
         ech = _config_id(body, at[_ECH]) if _ECH in at else None
         return ClientHello(name, tls_version, alpn, ech, size_of_records)
     except (struct.error, IndexError):

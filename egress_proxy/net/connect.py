@@ -8,13 +8,12 @@ from typing import Final
 
 from egress_proxy.config.model import Config
 from egress_proxy.core import reason as reasons
-from egress_proxy.core.policy import Mode
-from egress_proxy.core.reason import Event, Reason
+from egress_proxy.core.reason import Event
 from egress_proxy.core.record import Record
 from egress_proxy.net.client import Client, Next
-from egress_proxy.net.hello import NothingSent, Opening, SecondHello, tell
+from egress_proxy.net.hello import Opening
 from egress_proxy.net.poller import READABLE, Interrupted
-from egress_proxy.net.relay import Tunnel
+from egress_proxy.net.relay import Inspector, Tunnel
 from egress_proxy.net.revocation import Permit, reason_to_revoke
 from egress_proxy.net.worker import Worker
 
@@ -39,7 +38,7 @@ async def serve_connect(
     # An origin that speaks first may have spoken. What a client said to which nobody has listened yet is told later.
     origin_readable = bool(client.strand.edges & READABLE)
     client_readable = client.watched
-    inspector: SecondHello | None = None
+    inspector: Inspector | None = None
     taken_over = False
     try:
         rest = client.write(_ESTABLISHED)
@@ -50,12 +49,13 @@ async def serve_connect(
                     origin_readable = client_readable = True
                 record.status = 200
                 if verify:
-                    opening = Opening(client, origin)
-                    after = await _verify(worker, client, opening, config, permit, record)
+                    opening = Opening(worker, client, origin, config, permit, record)
+                    after = await opening.verify()
                     if after is not Next.NOTHING:
                         return after
                     origin_readable = origin_readable or bool(opening.origin_edges)
-                    client_readable, inspector = opening.client_readable, opening.inspector
+                    client_readable = opening.client_readable
+                    inspector = None if opening.over else opening
                 # Whoever looked for permissions to take back meanwhile may have passed this one by.
                 if reason_to_revoke(worker, config, permit) is not None:
                     raise Interrupted(reasons.POLICY_REVOKED)
@@ -94,49 +94,6 @@ async def serve_connect(
     finally:
         if not taken_over:
             worker.poller.close(origin.detach())
-
-
-async def _verify(
-    worker: Worker,
-    client: Client,
-    opening: Opening,
-    config: Config,
-    permit: Permit,
-    record: Record,
-) -> Next:
-    """Hold the tunnel until its ClientHello shows that it is what was asked for; NOTHING if it is, or may go on.
-
-    Raises ConnectionError, Interrupted.
-    """
-    refuses = partial(_refuses, config, permit, record)
-    try:
-        refused = await opening.refusal(worker, config, permit.destination, record, refuses)
-    except NothingSent:
-        if config.policy.mode is Mode.AUDIT:
-            # What the destination says all the same is not for us to hide.
-            permit.verified = False
-            return Next.NOTHING
-        record.bytes_sent = record.bytes_received = 0
-        record.conclude(Event.ALLOWED, None)
-        return Next.CLOSE
-    if refused is None or not refuses(refused):
-        return Next.NOTHING
-    record.bytes_sent = record.bytes_received = 0
-    client.strand.permit = None
-    tell(client, refused)
-    return Next.LINGER
-
-
-def _refuses(config: Config, permit: Permit, record: Record, reason: Reason) -> bool:
-    """Whether what is in a tunnel ends it. In audit mode it is noted."""
-    if config.policy.mode is Mode.AUDIT:
-        # A rule's denial says more.
-        if not record.event:
-            record.conclude(Event.WOULD_DENY, reason)
-        permit.verified = False
-        return False
-    record.conclude(Event.DENIED, reason)
-    return True
 
 
 def _end_tunnel(

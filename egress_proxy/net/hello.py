@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from egress_proxy.config.model import Config, Ech
 from egress_proxy.core import reason as reasons
 from egress_proxy.core.errors import HelloError
-from egress_proxy.core.names import MAX_NAME_LENGTH, Authority
-from egress_proxy.core.reason import Reason
+from egress_proxy.core.known_hellos import parse_known_hello
+from egress_proxy.core.names import MAX_NAME_LENGTH
+from egress_proxy.core.policy import Mode
+from egress_proxy.core.reason import Event, Reason
 from egress_proxy.core.record import Record
 from egress_proxy.core.retry import HelloRetry
 from egress_proxy.core.tls import (
@@ -21,10 +22,10 @@ from egress_proxy.core.tls import (
     UNRECOGNIZED_NAME,
     ClientHello,
     alert,
-    parse_client_hello,
 )
-from egress_proxy.net.client import READ_SIZE, Client
+from egress_proxy.net.client import READ_SIZE, Client, Next
 from egress_proxy.net.poller import GONE, READABLE, Interrupted
+from egress_proxy.net.revocation import Permit
 
 if TYPE_CHECKING:
     from egress_proxy.net.worker import Worker
@@ -40,78 +41,98 @@ _ALERTS: Final = {
 _MORE_BEHIND: Final = GONE | select.EPOLLPRI
 
 
-class NothingSent(Exception):  # noqa: N818 - it is no error
-    """The client has ended the tunnel without a byte."""
-
-
 class Opening:
     """A tunnel between its 200 and its first byte to the origin."""
 
-    __slots__ = ("_client", "_origin", "client_readable", "inspector", "origin_edges")
+    __slots__ = (
+        *("_client", "_config", "_origin", "_permit", "_record", "_retry", "_worker"),
+        *("client_readable", "origin_edges", "over"),
+    )
 
-    def __init__(self, client: Client, origin: socket.SocketType) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        client: Client,
+        origin: socket.SocketType,
+        config: Config,
+        permit: Permit,
+        record: Record,
+    ) -> None:
         """The origin is watched, and from here on tells us."""
+        self._worker = worker
         self._client = client
         self._origin = origin
+        self._config = config
+        self._permit = permit
+        self._record = record
         strand = client.strand
         # Where the client is watched, its 200 may have had to wait, and what the origin told meanwhile is lost.
         self.origin_edges = READABLE if client.watched else strand.edges & READABLE
         """What the origin has told of. The edge that ended connecting may have told of its first bytes, too."""
         self.client_readable = True
         """Whether the client may have more to read than its buffer has."""
-        self.inspector: SecondHello | None = None
-        """Who looks at what comes next, where that needs looking at."""
+        self.over = True
+        """Whether nothing of what comes next needs to be looked at."""
+        self._retry: HelloRetry | None = None
         strand.poller.hand_over(origin.fileno(), self._on_origin)
 
-    async def refusal(
-        self,
-        worker: Worker,
-        config: Config,
-        destination: Authority,
-        record: Record,
-        refuses: Callable[[Reason], bool],
-    ) -> Reason | None:
-        """Read the ClientHello, which stays in the client's buffer; why the tunnel must end, or None.
+    async def verify(self) -> Next:
+        """Hold the tunnel until its ClientHello shows that it is what was asked for; NOTHING if it is, or may go on.
 
-        The record is told what the handshake says. ``refuses`` is told why a tunnel that has begun must end, too, and
-        says whether it does. Raises NothingSent, ConnectionError, Interrupted.
+        The ClientHello stays in the client's buffer, and the record is told what it says. Raises ConnectionError,
+        Interrupted.
         """
         try:
-            hello = await self._read(config)
-            host, name = destination.host, hello.server_name
-            record.sni = name
-            record.tls_version, record.alpn = hello.tls_version, hello.alpn
-            if name is None:
-                # Who asks for an address has no name to tell (RFC 6066 §3).
-                if host.address is None:
-                    return reasons.SNI_MISSING
-            elif name != host.text:
-                return reasons.SNI_MISMATCH
-            if hello.ech is not None and config.tunnels.ech is not Ech.ALLOW:
-                self.client_readable = True
-                refused = await _judge_ech(worker, self._client, config, destination, hello.ech)
-                if refused is not None:
-                    return refused
-            limit, ech = config.limits.client_hello_bytes, config.tunnels.ech
-            retry = HelloRetry(hello, limit, may_change_ech=ech is Ech.ALLOW)
-            self._client.buffer = retry.from_client(self._client.buffer)
-            if not retry.over:
-                self.inspector = SecondHello(self._client, retry, refuses)
+            hello = await self._read()
+            if hello is None:
+                return self._end_without_a_byte()
+            refused = self._refusal(hello)
+            if refused is None and hello.ech is not None:
+                refused = await self._refusal_of_ech(hello.ech)
+            if refused is None:
+                self._await_second(hello)
+                return Next.NOTHING
         except HelloError as error:
-            return error.reason
-        return None
+            refused = error.reason
+        if not self._refuses(refused):
+            return Next.NOTHING
+        self._record.bytes_sent = self._record.bytes_received = 0
+        self._client.strand.permit = None
+        self._tell(refused)
+        return Next.LINGER
 
-    async def _read(self, config: Config) -> ClientHello:
-        """Raises HelloError, NothingSent, ConnectionError, Interrupted."""
+    def _refuses(self, reason: Reason) -> bool:
+        """Whether what is in a tunnel ends it, which is recorded. In audit mode it is noted, and the tunnel goes on."""
+        record = self._record
+        if self._config.policy.mode is Mode.AUDIT:
+            # A rule's denial says more.
+            if not record.event:
+                record.conclude(Event.WOULD_DENY, reason)
+            self._permit.verified = False
+            return False
+        record.conclude(Event.DENIED, reason)
+        return True
+
+    def _tell(self, reason: Reason) -> None:
+        """Tell a client that speaks TLS, as far as that needs no waiting. Who has gone is refused all the same."""
+        if reason in _ALERTS:
+            with contextlib.suppress(ConnectionError):
+                self._client.write(_ALERTS[reason])
+
+    async def _read(self) -> ClientHello | None:
+        """The ClientHello, or None where the client has ended the tunnel without a byte.
+
+        Raises HelloError, ConnectionError, Interrupted.
+        """
         client, strand = self._client, self._client.strand
-        limit = config.limits.client_hello_bytes
-        deadline = monotonic() + config.timeouts.client_hello
+        limit, host = self._config.limits.client_hello_bytes, self._permit.destination.host.text
+        deadline = monotonic() + self._config.timeouts.client_hello
         # Who waits for the 200 has not sent anything yet; watching tells if it has. What a watched client told before
         # anybody waited for it is lost, and may have been its end.
         quiet = followed = not client.watched
         while True:
             if client.buffer:
-                hello = parse_client_hello(client.buffer, limit)
+                hello = parse_known_hello(client.buffer, limit, host)
                 if hello is not None:
                     return hello
             if quiet or (more := client.read()) is None:
@@ -134,48 +155,91 @@ class Opening:
             else:
                 self.client_readable = True  # to find the end once more
                 if not client.buffer:
-                    raise NothingSent
+                    return None
                 what = "the connection ended inside the handshake"
                 raise HelloError(reasons.CLIENT_HELLO_MALFORMED, what)
 
-    def _on_origin(self, mask: int) -> None:
-        self.origin_edges |= mask
-        self._client.strand.wake(mask)
+    def _end_without_a_byte(self) -> Next:
+        if self._config.policy.mode is Mode.AUDIT:
+            # What the destination says all the same is not for us to hide.
+            self._permit.verified = False
+            return Next.NOTHING
+        self._record.bytes_sent = self._record.bytes_received = 0
+        self._record.conclude(Event.ALLOWED, None)
+        return Next.CLOSE
 
+    def _refusal(self, hello: ClientHello) -> Reason | None:
+        """Why the tunnel must end, going by the name that it is for; None if it need not."""
+        record, host, name = self._record, self._permit.destination.host, hello.server_name
+        record.sni = name
+        record.tls_version, record.alpn = hello.tls_version, hello.alpn
+        if name is None:
+            # Who asks for an address has no name to tell (RFC 6066 §3).
+            return reasons.SNI_MISSING if host.address is None else None
+        return None if name == host.text else reasons.SNI_MISMATCH
 
-class SecondHello:
-    """The inspector of a tunnel whose server may ask for a second ClientHello."""
+    async def _refusal_of_ech(self, config_id: int) -> Reason | None:
+        """Why Encrypted ClientHello ends the tunnel; None if it does not. Raises Interrupted.
 
-    __slots__ = ("_client", "_refuses", "_retry", "over")
+        GREASE is made to look like it (RFC 9849 §6.2); what the host publishes tells them apart.
+        """
+        setting = self._config.tunnels.ech
+        if setting is Ech.ALLOW:
+            return None
+        self.client_readable = True
+        host, port = self._permit.destination.host, self._permit.destination.port
+        # RFC 9460 §9.1.
+        name = host.text if port == 443 else f"_{port}._https.{host.text}"
+        if setting is Ech.GREASE and host.address is None and len(name) <= MAX_NAME_LENGTH:
+            deadline = monotonic() + self._config.dns.timeout + 1
+            try:
+                published = await self._client.strand.result_of(
+                    self._worker.resolver.ech_config_ids(name), deadline
+                )
+            except TimeoutError:
+                published = reasons.DNS_TIMEOUT
+            if not isinstance(published, Reason) and config_id not in published:
+                return None
+        return reasons.ECH_NOT_ALLOWED
 
-    def __init__(
-        self, client: Client, retry: HelloRetry, refuses: Callable[[Reason], bool]
-    ) -> None:
-        self._client = client
-        self._retry = retry
-        self._refuses = refuses
-        self.over = False
+    def _await_second(self, first: ClientHello) -> None:
+        """Have what comes next looked at. Raises HelloError where that is no TLS."""
+        client, config = self._client, self._config
+        limit, ech = config.limits.client_hello_bytes, config.tunnels.ech
+        self._retry = retry = HelloRetry(first, limit, ech is Ech.ALLOW)
+        if len(client.buffer) > first.size:
+            behind = retry.from_client(client.buffer[first.size :])
+            client.buffer = client.buffer[: first.size] + behind
+        self.over = retry.over
+
+    # As the inspector of the tunnel, whose server may ask for a second ClientHello.
 
     def from_client(self, data: bytes) -> bytes:
-        """Raises Interrupted."""
+        """What of it may go on, with what was held back before. Raises Interrupted where it ends the tunnel."""
         retry = self._retry
+        assert retry is not None  # noqa: S101 - or it would be over
         try:
             passed = retry.from_client(data)
         except HelloError as error:
             if self._refuses(error.reason):
-                tell(self._client, error.reason)
+                self._tell(error.reason)
                 raise Interrupted(error.reason) from None
-            retry.over = True
-            passed = retry.release()
+            self.over = True
+            return retry.release()
         self.over = retry.over
         return passed
 
-    def from_server(self, data: bytes) -> None:
-        self._retry.from_server(data)
-        self.over = self._retry.over
+    def from_server(self, data: bytes) -> bytes:
+        """Look at it before it goes on; what was held back of the client's, once it is over."""
+        retry = self._retry
+        assert retry is not None  # noqa: S101 - or it would be over
+        retry.from_server(data)
+        self.over = retry.over
+        return retry.release() if retry.over else b""
 
-    def release(self) -> bytes:
-        return self._retry.release()
+    def _on_origin(self, mask: int) -> None:
+        self.origin_edges |= mask
+        self._client.strand.wake(mask)
 
 
 def _has_spoken(origin: socket.SocketType) -> bool:
@@ -184,33 +248,3 @@ def _has_spoken(origin: socket.SocketType) -> bool:
         return bool(origin.recv(1, socket.MSG_PEEK))
     except OSError:
         return False
-
-
-async def _judge_ech(
-    worker: Worker, client: Client, config: Config, destination: Authority, config_id: int
-) -> Reason | None:
-    """Whether Encrypted ClientHello is refused.
-
-    GREASE is made to look like it (RFC 9849 §6.2); what the host publishes tells them apart.
-    """
-    host, port = destination.host, destination.port
-    # RFC 9460 §9.1.
-    name = host.text if port == 443 else f"_{port}._https.{host.text}"
-    if config.tunnels.ech is Ech.GREASE and host.address is None and len(name) <= MAX_NAME_LENGTH:
-        deadline = monotonic() + config.dns.timeout + 1
-        try:
-            published = await client.strand.result_of(
-                worker.resolver.ech_config_ids(name), deadline
-            )
-        except TimeoutError:
-            published = reasons.DNS_TIMEOUT
-        if not isinstance(published, Reason) and config_id not in published:
-            return None
-    return reasons.ECH_NOT_ALLOWED
-
-
-def tell(client: Client, reason: Reason) -> None:
-    """Tell a client that speaks TLS, as far as that needs no waiting. Who has gone is refused all the same."""
-    if reason in _ALERTS:
-        with contextlib.suppress(ConnectionError):
-            client.write(_ALERTS[reason])

@@ -102,11 +102,8 @@ class Inspector(Protocol):
     def from_client(self, data: bytes) -> bytes:
         """What of it may go on now, with what was held back before. May raise Interrupted, which ends the tunnel."""
 
-    def from_server(self, data: bytes) -> None:
-        """Look at it before it goes on."""
-
-    def release(self) -> bytes:
-        """What of the client's was held back, once it is over."""
+    def from_server(self, data: bytes) -> bytes:
+        """Look at it before it goes on. What of the client's was held back, once it is over."""
 
 
 class Tunnel:
@@ -153,7 +150,7 @@ class Tunnel:
         up.back, self._down.back = self._down, up
         self._inspector = inspector
         if inspector is not None:
-            up.inspect, self._down.look = self._inspect_client, self._look_at_server
+            up.inspect, self._down.inspect = self._inspect_client, self._inspect_server
 
     @property
     def sent(self) -> int:
@@ -199,21 +196,21 @@ class Tunnel:
             self._trust()
         return data
 
-    def _look_at_server(self, data: bytes) -> None:
+    def _inspect_server(self, data: bytes) -> bytes:
         inspector = self._inspector
         assert inspector is not None  # noqa: S101 - or nobody would ask
-        inspector.from_server(data)
+        held = inspector.from_server(data)
         if inspector.over:
-            held = inspector.release()
             self._trust()
             # Behind the client's end nothing can be sent any more; half a record means nothing to anybody.
             if held and not self._up.done:
                 self._up.residue += held
                 self._up.send()
+        return data
 
     def _trust(self) -> None:
         """From now on nobody looks at anything."""
-        self._inspector = self._up.inspect = self._down.look = None
+        self._inspector = self._up.inspect = self._down.inspect = None
 
     def interrupt(self, error: Exception) -> None:
         """End it."""
@@ -226,7 +223,8 @@ class Tunnel:
             flow.stop()
         self._on_end(self, error)
         # No cycles are left, so the memory comes back without the garbage collector.
-        self._trust()
+        if self._inspector is not None:
+            self._trust()
         del self._up.back, self._down.back
         del self._up, self._down
 
@@ -249,7 +247,6 @@ class _Flow:
             "closing",
             "done",
             "inspect",
-            "look",
             "residue",
             "sink",
             "source",
@@ -267,8 +264,6 @@ class _Flow:
         """What was read and not written yet."""
         self.inspect: Callable[[bytes], bytes] | None = None
         """Says what of that which was read goes on, while somebody has to."""
-        self.look: Callable[[bytes], None] | None = None
-        """Looks at what was read before it goes on, while somebody has to."""
         self.total = 0
         """Bytes that the sink has taken."""
         self._pipe: Pipe | None = None
@@ -311,7 +306,7 @@ class _Flow:
         try:
             if (self.blocked or self.residue) and not self._flush():
                 return
-            seen = self._urgent or self.inspect is not None or self.look is not None
+            seen = self._urgent or self.inspect is not None
             ended = self._splice() if self.total >= _SPLICE_FROM and not seen else self._copy()
         except _SideError as lost:
             self._lost(lost.fd)
@@ -384,14 +379,10 @@ class _Flow:
                 raise _SideError(self.source) from None
             if not count:
                 return True
-            if self.look is not None:
-                self.look(_view[:count].tobytes())
-                if self.done:
-                    # What was held back has found the other side broken.
-                    return False
             if self.inspect is not None:
                 self.residue = self.inspect(_view[:count].tobytes())
-                if not self._flush():
+                # What was held back may have found the other side broken, which ends the tunnel.
+                if self.done or not self._flush():
                     return False
                 if count < _CHUNK and not self.closing:
                     return False

@@ -302,7 +302,7 @@ def test_a_second_hello_that_openssl_would_believe(openssl: OpenSSL) -> None:
     hello = parse_client_hello(first + second, LIMIT)
     assert hello == ClientHello("origin.test", "TLSv1.3", None, None, len(first))
     with pytest.raises(HelloError, match="another host"):
-        HelloRetry(hello, LIMIT, may_change_ech=True).from_client(first + second)
+        HelloRetry(hello, LIMIT, may_change_ech=True).from_client(second)
 
 
 # Lists of configurations -------------------------------------------------------------------------
