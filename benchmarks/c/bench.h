@@ -23,7 +23,8 @@
  * and a number of bytes.
  *   E    send the frame back, and each further one       (a ping-pong)
  *   D n  send n bytes                                    (a download)
- *   U n  take n bytes, then send one frame back          (an upload)
+ *   U n  send the frame back, as in TLS nobody sends anything before the server has answered;
+ *        take n bytes, then send the frame back again    (an upload)
  * A connection that starts with anything else gets HTTP/1.1: a tiny answer to each request. */
 enum { FRAME = 517, TLS_HANDSHAKE = 0x16, COMMAND = 11, LENGTH = 12 };
 

@@ -154,12 +154,17 @@ static bool read_pong(struct conn *c)
         return true;
     if (memcmp(c->buffer, frame, FRAME))
         return fail(c, "the frame came back changed");
+    if (mode == UP && c->left) {
+        c->got = 0;
+        c->step = SEND;
+        return true;
+    }
     return finish(c);
 }
 
 static bool after_ping(struct conn *c)
 {
-    if (!say(c, frame, FRAME, mode == DOWN ? RECEIVE : mode == UP ? SEND : PONG))
+    if (!say(c, frame, FRAME, mode == DOWN ? RECEIVE : PONG))
         return false;
     c->left = bytes;
     return true;

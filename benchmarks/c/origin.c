@@ -56,7 +56,7 @@ static enum verdict begin(int fd, struct conn *c)
     switch (c->head[COMMAND]) {
     case 'E': c->kind = ECHOING; return reply(fd, c->head, FRAME);
     case 'D': c->kind = SENDING; return GO_ON;
-    case 'U': c->kind = TAKING; return GO_ON;
+    case 'U': c->kind = TAKING; return reply(fd, c->head, FRAME);
     default: return END;
     }
 }
