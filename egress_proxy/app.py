@@ -12,6 +12,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import uvloop
@@ -24,6 +25,10 @@ from egress_proxy.config.reload import Reloader
 from egress_proxy.core import reason as reasons
 from egress_proxy.core.errors import EgressProxyError
 from egress_proxy.core.reason import Reason
+from egress_proxy.limits.limiter import Limiter
+from egress_proxy.limits.opening import open_store, ready, status_of
+from egress_proxy.limits.persistent import StateError
+from egress_proxy.limits.store import Near, Store
 from egress_proxy.net.dialer import warn_of_missing_sources
 from egress_proxy.net.listener import Listener
 from egress_proxy.net.poller import Interrupted, Poller
@@ -114,13 +119,16 @@ class App:
         """Serve until told to stop, drain, and flush. Raises StartError."""
         loop = asyncio.get_running_loop()
         poller = Poller(loop)
+        self.limiter = Limiter(self._open_store(), self.metrics.limit_exceeded)
+        self.metrics.shared_store = status_of(self.limiter.store)
         worker = self._worker = Worker(
-            poller, Resolver(self.config.dns, loop), self._audit, self.metrics, self.config
+            *(poller, Resolver(self.config.dns, loop), self._audit, self.metrics, self.limiter),
+            self.config,
         )
         self.metrics.policy_loaded(
             self.generation, self.config.digest, self.config.policy.rule_count, self.loaded_at
         )
-        admin = AdminServer(self)
+        admin = AdminServer(self, self.limiter.states)
         try:
             listener = await _listen(worker, admin, self.config.listen)
             admin_address = SocketAddress(self.config.listen.admin.host, admin.port)
@@ -134,6 +142,7 @@ class App:
             gc.collect()
             gc.freeze()
             gc.set_threshold(50_000, 20, 50)
+            await ready(self.limiter.store)
             listener.start()
             self.ready = True
             log.info("listening", proxy=str(listener.address), admin=str(admin_address))
@@ -152,6 +161,7 @@ class App:
             await admin.close()
             await worker.resolver.close()
             worker.credentials.close()
+            await self.limiter.close()
             poller.shut()
             worker.pipes.shut()
             await loop.run_in_executor(None, self._audit.close, _FLUSH_TIMEOUT)
@@ -211,6 +221,32 @@ class App:
             generation, config.digest, config.policy.rule_count, self.loaded_at
         )
         log.info("policy_reloaded", generation=generation, rules=config.policy.rule_count)
+
+    def _open_store(self) -> Store:
+        """Raises StartError."""
+        try:
+            return open_store(self.config.state, self._on_near, self._on_store_trouble)
+        except StateError as error:
+            raise StartError(str(error)) from None
+
+    def _on_near(self, near: Near) -> None:
+        self.metrics.limit_near(near.kind, near.policy)
+        log.warning(
+            "limit_near",
+            kind=near.kind,
+            policy=near.policy,
+            tenant=near.tenant,
+            used=near.used,
+            limit=near.limit,
+            resets_at=datetime.fromtimestamp(near.resets_at, UTC).isoformat(timespec="seconds"),
+        )
+
+    def _on_store_trouble(self, why: str | None) -> None:
+        if why is None:
+            log.info("state_recovered", note="the counters of limits are kept again")
+        else:
+            note = "meanwhile limits go by this process's memory, or by on_store_failure"
+            log.error("state_failed", error=why, note=note)
 
     def _broken(self, error: ConfigError) -> None:
         self.metrics.reload_failed()

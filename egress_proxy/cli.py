@@ -95,9 +95,41 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_format(explain)
     explain.add_argument(
+        "--method",
+        metavar="METHOD",
+        help="of a plain HTTP request, whose TARGET is an http:// URL (default: GET)",
+    )
+    explain.add_argument(
         "target", metavar="TARGET", help="host, host:port or URL; the default port is 443"
     )
     explain.set_defaults(run=_explain)
+
+    errors = verbs.add_parser(
+        "errors", help="print the table of errors, and what to do about each", allow_abbrev=False
+    )
+    errors.add_argument(
+        "name",
+        metavar="REASON",
+        nargs="?",
+        help="explain this reason, or show those of this code (default: all)",
+    )
+    _add_format(errors)
+    errors.set_defaults(run=_errors)
+
+    limits = verbs.add_parser(
+        "limits",
+        help="show what each tenant has used of its limits, of a proxy that runs",
+        allow_abbrev=False,
+    )
+    limits.add_argument(
+        "--admin",
+        metavar="URL",
+        default="http://127.0.0.1:9090",
+        help="the proxy's admin port (default: http://127.0.0.1:9090)",
+    )
+    limits.add_argument("--token-file", metavar="FILE", help="the admin port's token")
+    _add_format(limits)
+    limits.set_defaults(run=_limits)
 
     schema = verbs.add_parser(
         "schema", help="print the JSON Schema of the configuration, for editors", allow_abbrev=False
@@ -284,11 +316,11 @@ def _explain(options: argparse.Namespace) -> int:
     from egress_proxy.config.errors import ConfigError
     from egress_proxy.config.load import load
     from egress_proxy.core.errors import HostError
-    from egress_proxy.core.explain import explain, parse_target
+    from egress_proxy.core.explain import explain, parse_question
     from egress_proxy.core.reason import Event
 
     try:
-        destination = parse_target(options.target)
+        destination, asked = parse_question(options.target, options.method)
     except HostError as error:
         print(f"egress-proxy explain: TARGET: {error}", file=sys.stderr)
         return BAD
@@ -299,13 +331,16 @@ def _explain(options: argparse.Namespace) -> int:
             print(error, file=sys.stderr)
             return BAD
     config, addresses = loaded.config, tuple(options.addresses)
-    explanation = explain(config.policy, options.identity, destination, addresses, config.asks)
-    # A name that a parent proxy resolves is perhaps unknown here.
-    if options.resolve and destination.host.address is None and explanation.parent is None:
-        found, failure = _resolve(config, destination.host.text)
-        addresses += found
-        explanation = explain(config.policy, options.identity, destination, addresses, config.asks)
-        explanation = msgspec.structs.replace(explanation, dns=failure)
+    about = (config.policy, options.identity, destination)
+    explanation = explain(*about, addresses, config.asks, asked)
+    if options.resolve and destination.host.address is None:
+        if explanation.parent is not None:
+            # What a parent proxy resolves is perhaps unknown here.
+            explanation = msgspec.structs.replace(explanation, addresses_ignored=True)
+        else:
+            found, failure = _resolve(config, destination.host.text)
+            explanation = explain(*about, addresses + found, config.asks, asked)
+            explanation = msgspec.structs.replace(explanation, dns=failure)
     if options.format == "json":
         _print_json(explanation)
     else:
@@ -333,25 +368,35 @@ def _resolve(config: Any, name: str) -> tuple[tuple[str, ...], str | None]:
 
 
 def _print_explanation(explanation: Any) -> None:
-    print(f"{explanation.outcome}: {explanation.destination} for the client {explanation.client}")
+    asked = f"{explanation.method} {explanation.path} of " if explanation.method else ""
+    print(
+        f"{explanation.outcome}: {asked}{explanation.destination} for the client {explanation.client}"
+    )
     if explanation.reason is not None:
         print(f"  because: {explanation.message} ({explanation.reason})")
     if explanation.rule is not None:
         print(
             f"  by rule: {explanation.rule}, of policy {explanation.policy}, at {explanation.place}"
         )
+    if explanation.conditions is not None:
+        print(f"  is for:  {explanation.conditions}")
     if explanation.set_entry is not None:
         print(f"  by host: {explanation.set_entry}")
-    if explanation.outcome != "DENIED":
+    if explanation.outcome != "DENIED" and explanation.method is None:
         print(f"  tunnel:  {'must be TLS to that host' if explanation.tls else 'need not be TLS'}")
     if explanation.parent is not None and explanation.outcome != "DENIED":
         print(f"  through: the parent proxy {explanation.parent}, which resolves names")
+        print(f"  routed:  by {explanation.route}")
+    elif explanation.route is not None and explanation.outcome != "DENIED":
+        print(f"  routed:  directly, by {explanation.route}")
     for other in explanation.others:
         print(f"  also:    {other.rule}, of policy {other.policy}, at {other.place}: {other.why}")
     for address in explanation.addresses:
         print(
             f"  address: {address.address} {'passes' if address.passes else 'is prohibited'}: {address.why}"
         )
+    if explanation.addresses_ignored:
+        print("  address: not judged here, because the parent proxy resolves the name")
     if explanation.dns is not None:
         print(f"  address: the name could not be resolved ({explanation.dns})")
     elif not explanation.addresses and explanation.reason is None and explanation.parent is None:
@@ -361,6 +406,43 @@ def _print_explanation(explanation: Any) -> None:
     if explanation.add is not None:
         print("To allow it, add:")
         print("".join(f"  {line}\n" for line in explanation.add.splitlines()), end="")
+
+
+def _errors(options: argparse.Namespace) -> int:
+    from difflib import get_close_matches
+
+    from egress_proxy.core.error_table import as_text, explained, rows
+
+    table = rows(options.name)
+    if not table:
+        names = {name for row in rows() for name in (row.reason, row.code)}
+        close = get_close_matches(options.name[:64], sorted(names), n=1)
+        hint = f"did you mean {close[0]}?" if close else "`egress-proxy errors` shows them all"
+        what = f"no reason and no code has this name; {hint}"
+        print(f"egress-proxy errors: REASON: {what}", file=sys.stderr)
+        return BAD
+    if options.format == "json":
+        _print_json(table)
+    elif table[0].reason == options.name:
+        print(explained(table[0]), end="")
+    else:
+        print(as_text(table), end="")
+    return OK
+
+
+def _limits(options: argparse.Namespace) -> int:
+    from egress_proxy.admin.limits_verb import AdminError, as_table, fetch, parse_admin
+
+    try:
+        found = fetch(parse_admin(options.admin), options.token_file)
+    except AdminError as error:
+        print(f"egress-proxy limits: {error}", file=sys.stderr)
+        return NO if error.refused else BAD
+    if options.format == "json":
+        _print_json(found)
+    else:
+        print(as_table(found), end="")
+    return OK
 
 
 def _schema(_options: argparse.Namespace) -> int:

@@ -107,7 +107,7 @@ def test_bad_usage(run: Any, arguments: tuple[str, ...]) -> None:
 def test_check_of_a_good_file(run: Any) -> None:
     said = run("check", EXAMPLE)
     assert said.status == 0
-    assert said.out == f"{EXAMPLE}: 3 policies, 14 rules; 0 errors, 0 warnings\n"
+    assert said.out == f"{EXAMPLE}: 3 policies, 15 rules; 0 errors, 0 warnings\n"
     assert said.err == ""
 
 
@@ -153,7 +153,7 @@ def test_check_as_json(run: Any, broken: str) -> None:
         "file": EXAMPLE,
         "valid": True,
         "policies": 3,
-        "rules": 14,
+        "rules": 15,
         "problems": [],
     }
 
@@ -317,10 +317,17 @@ def test_explain_a_parent_proxy(run: Any, tmp_path: Path) -> None:
         "policies: [{name: a, allow: [a.example, {host: b.example, upstream: direct}]}]\n"
     )
     # It resolves the name, so that nobody is asked here, nor told an address.
-    more = ("--resolve", "--address", "10.0.0.1")
-    said = run("explain", "--config", str(path), *more, "a.example")
+    for more in (("--resolve",), ("--address", "10.0.0.1"), ("--resolve", "--address", "10.0.0.1")):
+        said = run("explain", "--config", str(path), *more, "a.example")
+        assert (said.status, said.out.count("address")) == (0, 1)
+        assert (
+            "  address: not judged here, because the parent proxy resolves the name\n" in said.out
+        )
+        assert "  through: the parent proxy proxy.example:3128, which resolves names\n" in said.out
+        assert "  routed:  by `upstream` of the configuration\n" in said.out
+    said = run("explain", "--config", str(path), "a.example")
     assert (said.status, said.out.count("address")) == (0, 0)
-    assert "  through: the parent proxy proxy.example:3128, which resolves names\n" in said.out
+    more = ("--resolve", "--address", "10.0.0.1")
     said = run("explain", "--config", str(path), *more, "b.example")
     assert (said.status, "through:" in said.out) == (1, False)
     assert "address: the name could not be resolved (dns_" in said.out
@@ -328,6 +335,47 @@ def test_explain_a_parent_proxy(run: Any, tmp_path: Path) -> None:
     assert (said.status, "through:" in said.out) == (1, False)
     said = run("explain", "--config", str(path), "--format", "json", "a.example")
     assert json.loads(said.out)["parent"] == "proxy.example:3128"
+
+
+def test_explain_a_plain_request(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text(
+        "version: 1\npolicies: [{name: a, allow: [{host: a.example, methods: [GET], paths: [/v1/]}]}]\n"
+    )
+    said = run("explain", "--config", str(path), "http://a.example/x/%2e%2e/v1/a?b")
+    assert said.status == 0
+    assert said.out == (
+        "ALLOWED: GET /v1/a of a.example:80 for the client 127.0.0.1\n"
+        f"  by rule: allow a.example (GET, /v1/), of policy a, at {path}:2:30\n"
+        "  is for:  GET; /v1/\n"
+        "  address: checked when the name is resolved; --resolve does it now\n"
+    )
+    said = run("explain", "--config", str(path), "--method", "POST", "http://a.example/v1/a")
+    assert said.status == 1
+    assert (
+        "because: The host is allowed, but not with this method. (method_not_allowed)\n" in said.out
+    )
+    assert '- {host: a.example, ports: [80], methods: ["POST"], paths: ["/v1/a"]}\n' in said.out
+    said = run("explain", "--config", str(path), "http://a.example/v1%2fa")
+    assert "not this path: the path holds an encoded slash or backslash. (path_not" in said.out
+    said = run("explain", "--config", str(path), "a.example:80")
+    assert said.out.startswith("DENIED: a.example:80 for")
+    assert "(connect_not_allowed)" in said.out
+    for bad in (("--method", "GET", "a.example"), ("--method", "G T", "http://a.example")):
+        said = run("explain", "--config", str(path), *bad)
+        assert (said.status, "TARGET:" in said.err) == (2, True)
+
+
+def test_explain_where_no_proxy_names_it(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text(
+        "version: 1\nupstream: {proxy: 'http://proxy.example:3128', no_proxy: ['*.b.example']}\n"
+        "policies: [{name: a, allow: [a.b.example, {host: c.example, upstream: direct}]}]\n"
+    )
+    said = run("explain", "--config", str(path), "a.b.example")
+    assert "  routed:  directly, by the entry `*.b.example` of `no_proxy`\n" in said.out
+    said = run("explain", "--config", str(path), "c.example")
+    assert f"  routed:  directly, by `upstream: direct` of `allow c.example` at {path}:" in said.out
 
 
 def test_explain_in_audit_mode(run: Any, tmp_path: Path) -> None:

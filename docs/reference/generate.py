@@ -1,6 +1,6 @@
-"""Writes docs/reference/reasons.md from the table in egress_proxy/core/reason.py.
+"""Writes docs/reference/errors.md and docs/reference/reasons.md from the table in egress_proxy/core/reason.py.
 
-Run it with ``python docs/reference/generate.py`` after the table has changed; a test holds the two
+Run it with ``python docs/reference/generate.py`` after the table has changed; tests hold them
 equal.
 """  # noqa: INP001 - a script beside what it writes, in no package
 
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from egress_proxy.core.reason import REASONS, Event, Reason
+from egress_proxy.core.error_table import retry, rows
+from egress_proxy.core.reason import MEANINGS, REASONS, Code, Event, Reason
 
 PAGE = Path(__file__).with_name("reasons.md")
+ERRORS_PAGE = Path(__file__).with_name("errors.md")
 
 _INTRODUCTION = """\
 # Reasons
@@ -53,5 +55,39 @@ def _entry(row: Reason) -> str:
     return f"### `{row.name}`\n\n{row.message}\n\n**What to do.** {row.advice}\n"
 
 
+_ERRORS = """\
+# Errors
+
+Generated from `egress_proxy/core/reason.py` by `docs/reference/generate.py`: change the table, not this page.
+`egress-proxy errors` prints the same, `egress-proxy errors REASON` explains one, and `--format json` is for programs.
+
+Every refusal has one of ten codes, in `X-Egress-Error` and in its body, and a reason that says which case of it this
+is. A program decides by the code and by `retry`; [the walk](../errors-walk.md) shows each code as a client sees it.
+
+## The codes
+
+"""
+
+
+def errors_page() -> str:
+    """The page of the codes."""
+    parts = [_ERRORS, "| Code | Status | What it says |\n|---|---|---|\n"]
+    for code in Code:
+        statuses = sorted({row.status for row in rows(code)})
+        said = ", ".join(map(str, statuses))
+        parts.append(f"| [`{code}`](#{code.lower()}) | {said} | {MEANINGS[code]} |\n")
+    for code in Code:
+        parts.append(f"\n## {code}\n\n{MEANINGS[code]}\n\n")
+        parts.append("| Reason | Status | Proxy-Status error | Retry | What to do |\n")
+        parts.append("|---|---|---|---|---|\n")
+        parts += [
+            f"| [`{row.reason}`](reasons.md#{row.reason}) | {row.status} | `{row.proxy_status}` "
+            f"| {retry(row)} | {row.advice} |\n"
+            for row in rows(code)
+        ]
+    return "".join(parts)
+
+
 if __name__ == "__main__":
     PAGE.write_text(reasons_page(), encoding="utf-8")
+    ERRORS_PAGE.write_text(errors_page(), encoding="utf-8")

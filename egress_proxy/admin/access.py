@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +54,14 @@ class TokenFile:
             log.warning("admin_token_unusable", file=path, error=problem)
         self._seen, self._token = seen, token
         return token
+
+
+def principal(head: Head, token_file: str | None) -> bytes:
+    """Who sent a request that was admitted: a digest of the token, or nothing for local programs without one."""
+    if token_file is None:
+        return b""
+    (value,) = head.values(b"authorization")
+    return sha256(value.partition(b" ")[2].strip(b" ")).digest()
 
 
 def local_refusal(head: Head) -> Refusal | None:

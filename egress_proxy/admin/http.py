@@ -62,6 +62,8 @@ class Response:
     body: bytes
     content_type: str = "application/json"
     status: HTTPStatus = HTTPStatus.OK
+    fields: bytes = b""
+    """Further header lines, each with its CRLF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +125,9 @@ class Connection:
                 f"Content-Length: {len(answer.body)}\r\n"
                 "Cache-Control: no-store\r\n"
                 f"Connection: {'keep-alive' if keep_alive else 'close'}\r\n"
-                "\r\n"
             )
-            data = head.encode("ascii") + (b"" if method == "HEAD" else answer.body)
+            body = b"" if method == "HEAD" else answer.body
+            data = b"%b%b\r\n%b" % (head.encode("ascii"), answer.fields, body)
         self._writer.write(data)
         async with asyncio.timeout(REQUEST_TIMEOUT):
             await self._writer.drain()

@@ -9,20 +9,26 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
+from time import monotonic
 from typing import Final, Protocol
 
 import msgspec
 
-from egress_proxy.admin.access import TokenFile, local_refusal
+from egress_proxy.admin.access import TokenFile, local_refusal, principal
 from egress_proxy.admin.http import Connection, Refusal, Request, Response
+from egress_proxy.admin.idempotency import Answers, payload_of, scope_of
+from egress_proxy.admin.limits import as_answer
 from egress_proxy.config.errors import ConfigError
 from egress_proxy.config.model import Config
 from egress_proxy.core import reason as reasons
+from egress_proxy.core.contract import EXEMPT, check_contract
 from egress_proxy.core.errors import HeadError, HostError, IdentityError
-from egress_proxy.core.explain import explain, parse_target
+from egress_proxy.core.explain import explain, parse_question
 from egress_proxy.core.http1 import Head
 from egress_proxy.core.identity import identity
 from egress_proxy.core.reason import Reason
+from egress_proxy.limits.store import AccountState
 from egress_proxy.observe.events import log
 from egress_proxy.observe.metrics import CONTENT_TYPE, Metrics
 
@@ -31,6 +37,9 @@ MAX_CONNECTIONS: Final = 64
 
 # Problems of a refused configuration that the answer names; the log names all.
 _PROBLEMS_SHOWN: Final = 10
+
+
+Endpoint = Callable[[Request], Awaitable[Response | Refusal]]
 
 
 class AdminState(Protocol):
@@ -62,23 +71,34 @@ class AdminState(Protocol):
         """Load the configuration again. Raises ConfigError and leaves the old one in force."""
 
 
+#: What each tenant has used.
+LimitStates = Callable[[], Awaitable[list[AccountState]]]
+
+
+async def _no_limits() -> list[AccountState]:
+    return []
+
+
 class AdminServer:
     """Serves the admin port until closed."""
 
-    def __init__(self, state: AdminState) -> None:
+    def __init__(self, state: AdminState, limits: LimitStates = _no_limits) -> None:
         self._state = state
+        self._limit_states = limits
         self._token = TokenFile()
+        self._answers = Answers(monotonic)
         self._server: asyncio.Server | None = None
         self._loopback = False
         self._connections: set[asyncio.Task[None]] = set()
         # Scrapes run here, one at a time: counting 20,000 open descriptors takes the kernel 70 ms,
         # in which the event loop goes on.
         self._scrapes = ThreadPoolExecutor(1, thread_name_prefix="scrape")
-        endpoints: dict[str, dict[str, Callable[[Request], Awaitable[Response | Refusal]]]] = {
+        endpoints: dict[str, dict[str, Endpoint]] = {
             "/healthz": {"GET": self._healthz},
             "/readyz": {"GET": self._readyz},
             "/metrics": {"GET": self._metrics},
             "/v1/policy": {"GET": self._policy},
+            "/v1/limits": {"GET": self._limits},
             "/v1/explain": {"POST": self._explain},
             "/v1/reload": {"POST": self._reload},
         }
@@ -164,7 +184,18 @@ class AdminServer:
         endpoint = methods.get(request.head.method)
         if endpoint is None:
             allow = b"Allow: %b\r\n" % ", ".join(methods).encode("ascii")
-            return Refusal(reasons.METHOD_NOT_ALLOWED, fields=allow)
+            return Refusal(reasons.ENDPOINT_METHOD_NOT_ALLOWED, fields=allow)
+        act = partial(self._act, endpoint, request)
+        if request.head.method in EXEMPT:
+            return await act()
+        # Whatever `contract_headers` says: that is about what goes through the proxy.
+        breach = check_contract(request.head.method, request.head.fields)
+        if breach is not None:
+            return Refusal(breach.reason, breach.detail)
+        scope = scope_of(request, principal(request.head, self._state.config.admin_token_file))
+        return await self._answers.once(scope, payload_of(request), act)
+
+    async def _act(self, endpoint: Endpoint, request: Request) -> Response | Refusal:
         try:
             return await endpoint(request)
         except Exception:  # noqa: BLE001 - a defect of ours: told, logged, the connection closed
@@ -207,13 +238,16 @@ class AdminServer:
     async def _policy(self, _request: Request) -> Response:
         return Response(msgspec.json.encode(_policy_in_force(self._state)))
 
+    async def _limits(self, _request: Request) -> Response:
+        return Response(msgspec.json.encode(as_answer(await self._limit_states())))
+
     async def _explain(self, request: Request) -> Response | Refusal:
         try:
             question = msgspec.json.decode(request.body, type=Question)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return Refusal(reasons.BAD_ADMIN_REQUEST, 'send {"target": "...", "client": "IP"}')
         try:
-            destination = parse_target(question.target)
+            destination, asked = parse_question(question.target, question.method)
         except HostError as error:
             return Refusal(reasons.BAD_ADMIN_REQUEST, f"target: {error}")
         try:
@@ -223,13 +257,17 @@ class AdminServer:
         except IdentityError as error:
             return Refusal(reasons.BAD_ADMIN_REQUEST, f"client: {error}")
         config = self._state.config
-        explanation = explain(config.policy, client, destination, (), config.asks)
-        # A name that a parent proxy resolves is perhaps unknown here.
-        if question.resolve and destination.host.address is None and explanation.parent is None:
-            answer = await self._state.resolve(destination.host.text)
-            found, failure = ((), answer.name) if isinstance(answer, Reason) else (answer, None)
-            explanation = explain(config.policy, client, destination, found, config.asks)
-            explanation = msgspec.structs.replace(explanation, dns=failure)
+        about = (config.policy, client, destination)
+        explanation = explain(*about, (), config.asks, asked)
+        if question.resolve and destination.host.address is None:
+            if explanation.parent is not None:
+                # What a parent proxy resolves is perhaps unknown here.
+                explanation = msgspec.structs.replace(explanation, addresses_ignored=True)
+            else:
+                answer = await self._state.resolve(destination.host.text)
+                found, failure = ((), answer.name) if isinstance(answer, Reason) else (answer, None)
+                explanation = explain(*about, found, config.asks, asked)
+                explanation = msgspec.structs.replace(explanation, dns=failure)
         return Response(msgspec.json.encode(explanation))
 
     async def _reload(self, _request: Request) -> Response | Refusal:
@@ -260,6 +298,8 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     user: str | None = None
     namespace: str | None = None
     pod_labels: dict[str, str] = {}
+    method: str | None = None
+    """Of a plain HTTP request, whose target is an ``http://`` URL; GET where it is left out."""
     resolve: bool = False
     """Whether to ask the name servers, so that the address gate's answer is told too."""
 

@@ -13,16 +13,36 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, Final
 
 import yaml
 
 from egress_proxy.config import model
+from egress_proxy.config.conditions import (
+    METHOD,
+    METHOD_FORM,
+    PATH_FORM,
+    method,
+    methods,
+    path,
+    paths,
+)
 from egress_proxy.config.destinations import network
 from egress_proxy.config.documents import INCLUDED_KEYS, VERSION
-from egress_proxy.config.model import Config
+from egress_proxy.config.limits import (
+    BY_THE_DAY,
+    BYTES_KEYS,
+    LIMIT_KEYS,
+    MAX_USERS,
+    Number,
+    bytes_per_day,
+    tenant_name,
+    time_zone,
+    user_tenants,
+)
+from egress_proxy.config.model import Config, MemoryState, SharedState
 from egress_proxy.config.networks import internal_network, nat64_prefix
 from egress_proxy.config.reload import NEEDS_RESTART
 from egress_proxy.config.rules import (
@@ -30,8 +50,17 @@ from egress_proxy.config.rules import (
     POLICY_KEYS,
     RULE_KEYS,
     allow_private_networks,
+    contract_headers,
 )
 from egress_proxy.config.schema import KEYS, SECTIONS, Section
+from egress_proxy.config.shared_state import (
+    STORE_FORM,
+    STORE_KEYS,
+    STORE_URL,
+    store_prefix,
+    store_url,
+)
+from egress_proxy.config.state import STATE_FILE, STATE_FORM, state_place
 from egress_proxy.config.subjects import (
     LABEL_KEY,
     LABEL_VALUE,
@@ -51,6 +80,7 @@ from egress_proxy.config.values import (
     NUMBER_AND_UNIT,
     SIZE_UNITS,
     Choice,
+    ChoiceWithOff,
     Duration,
     Integer,
     ListOf,
@@ -93,6 +123,10 @@ DESCRIPTIONS: Final = {
     "mode": "`enforce` refuses what no rule allows. `audit` lets it through and logs WOULD_DENY; addresses of this "
     "machine and of metadata services stay refused.",
     "on_revoke": "What becomes of open tunnels that a reloaded policy no longer allows: `close` or `keep`.",
+    "contract_headers": "Whether a plain HTTP request that changes something must carry `Idempotency-Key` and "
+    "`X-Tenant-ID`: `enforce` refuses it with 400, `warn` records it, `off` does not look. Tunnels are exempt.",
+    "forwarded_for": "What origins are told about who asks, in plain HTTP: `remove` is nothing, `keep` what the client "
+    "says (`Forwarded`, `X-Forwarded-*`, `X-Real-IP` and the like), `add` that and the client's address.",
     "credentials": "User names and passwords. Without it nobody is asked for any.",
     "dns": "How names become addresses.",
     "dns.servers": "The servers to ask, in this order. Default: the system's, from `/etc/resolv.conf`.",
@@ -123,6 +157,35 @@ DESCRIPTIONS: Final = {
     "policies[].allow": "What they may reach.",
     "policies[].ask": "What they may reach once a human has approved. Until then it is denied.",
     "policies[].deny": "What they may not reach, whatever else allows it.",
+    "policies[].contract_headers": "The same as at the top level, for what this policy lets through. Of several "
+    "policies that let a request through, the strictest holds.",
+    "policies[].limits": "What each of its tenants may do at most. Of several policies that let a request through, the "
+    "limits of all hold.",
+    "policies[].limits.requests_per_second": "Requests per second on average, each CONNECT counted as one.",
+    "policies[].limits.burst": "Requests that may come at once after a rest. Default: what one second allows.",
+    "policies[].limits.tunnels": "CONNECT tunnels that are open at once.",
+    "policies[].limits.requests_per_day": "Requests of a calendar day, each CONNECT counted as one.",
+    "policies[].limits.bytes_per_day": "Bytes of a calendar day, to origins and from them together; or a mapping.",
+    "policies[].limits.bytes_per_day.up": "Bytes to origins.",
+    "policies[].limits.bytes_per_day.down": "Bytes from origins.",
+    "policies[].limits.bytes_per_day.both": "Bytes in both directions together.",
+    "policies[].limits.time_zone": "The time zone in which a day begins at midnight.",
+    "policies[].limits.bandwidth": "Bytes per second in each direction, of all that a tenant has open.",
+    "policies[].limits.tunnel_bandwidth": "Bytes per second in each direction, of each tunnel or request.",
+    "policies[].limits.new_hosts_per_hour": "Different hosts that a tenant may start to talk to within any hour.",
+    "policies[].tenant": "Whom its requests are charged to. Default: the user's tenant (`credentials.tenants`), else "
+    "what `trust_tenant_header` says, else the policy's name.",
+    "policies[].trust_tenant_header": "Whether clients may name their tenant themselves, in `X-Tenant-ID`.",
+    "state.url": "The store that all replicas share, Redis or Valkey: `redis://[USER@]HOST[:PORT][/DATABASE]`, or "
+    "`rediss://` with TLS.",
+    "state.password_file": "A file with one line, the store's password.",
+    "state.ca_file": "Certificates of the authorities that the store's is checked against, as PEM. Default: "
+    "the system's.",
+    "state.on_store_failure": "What becomes of requests with limits while the store is away: `local` lets each replica "
+    "go on by what it knows, `closed` refuses them with 503.",
+    "state.timeout": "How long a request waits for the store at most.",
+    "state.prefix": "What all keys in the store begin with, in braces. Another one for another group of replicas.",
+    "state.lease": "Time of silence after which a replica counts as dead, and its tunnels as closed.",
     "policies[].subjects[].cidr": "Clients with an address in this network, as the proxy sees it.",
     "policies[].subjects[].user": "The client that has shown this user's password.",
     "policies[].subjects[].namespace": "Clients in this Kubernetes namespace.",
@@ -131,6 +194,9 @@ DESCRIPTIONS: Final = {
     "policies[].allow[].cidr": "Destinations that clients write as an address. In a deny rule, also what allowed names "
     "lead to.",
     "policies[].allow[].ports": 'Ports, and ranges such as "8000-8010".',
+    "policies[].allow[].methods": "Methods of plain HTTP requests; a rule with them is for no tunnel.",
+    "policies[].allow[].paths": "Paths of plain HTTP requests: `/a/b`, `/a/*/b` (`*` is one whole segment), `/a/` for "
+    "all that begins so. A rule with them is for no tunnel.",
     "policies[].allow[].allow_private": "The networks in which the host's addresses may lie although they are private "
     "or special.",
     "policies[].allow[].tls": "`verify`: a tunnel must be TLS to the host that was asked for. `off` lifts that.",
@@ -244,6 +310,9 @@ _HOST: Final = rf"\*|(?:\*\.)?(?:{_ASCII_NAME}|{_OTHER_NAME})"
 #: A host of whatever letters: its exact form is its own pattern's, which knows no port behind it.
 _PROXY_URL: Final = rf"[hH][tT][tT][pP]://(?:[^\x00-\x20/?#@\[\]:\\]+|\[{_IPV6}\]):{_PORT}"
 
+#: Of a request's path. What its encoded bytes and its dots mean is the loader's to say.
+_SEGMENT: Final = r"[A-Za-z0-9._~!\x24&'()+,=:@%-]"
+
 _PATH_CHARACTER: Final = r"[^\x00-\x1F\x7F]"
 _HOST_SAYS: Final = (
     'Write a host: example.com, or "*.example.com" for every name below it, without port, path or scheme. '
@@ -279,6 +348,18 @@ _FORMS: Final[dict[Reader, Schema]] = {
     source_address: _text(
         f"{_IPV4}|{_IPV6}", "Write an IP address of this machine, such as 192.0.2.10."
     ),
+    time_zone: _text(r"[A-Za-z][A-Za-z0-9+_/-]*", "Write UTC, or a name such as Europe/Berlin.")
+    | {"examples": ["Europe/Berlin"]},
+    tenant_name: _text(NAME.pattern, NAME_FORM),
+    user_tenants: _names(
+        USER.pattern, _text(NAME.pattern, NAME_FORM), minProperties=1, maxProperties=MAX_USERS
+    )
+    | {"examples": [{"batch": "data-team"}]},
+    store_url: _text(STORE_URL, STORE_FORM)
+    | {"examples": ["rediss://user@redis.example.com:6379/0"]},
+    store_prefix: _text(NAME.pattern, NAME_FORM),
+    method: _text(f"(?!CONNECT(?![!-~])){METHOD.pattern}", METHOD_FORM),
+    path: _text(rf"/(?:(?:\*|{_SEGMENT}+)/)*(?:\*|{_SEGMENT}*)", PATH_FORM),
     network: _ref("network"),
     internal_network: _ref("network"),
     proxy_url: _text(_PROXY_URL, "Write http://HOST:PORT, such as http://proxy.example.com:3128.")
@@ -300,11 +381,46 @@ def _form(reader: Reader) -> Schema:
             return _with_unit("duration", DURATION_UNITS, low, high)
         case Size(low, high):
             return _with_unit("size", SIZE_UNITS, low, high)
+        case ChoiceWithOff(words):
+            return _words_with_off(words)
         case Choice(words):
             return {"type": "string", "enum": [word.value for word in words]}
+        case Number(low, high):
+            return {"type": "number", "minimum": low, "maximum": high}
         case ListOf(inner, at_most, example):
             return _list(_form(inner), at_most) | {"examples": [yaml.safe_load(example)]}
+    if reader is state_place:
+        return _state()
     return _FORMS[reader]
+
+
+def _state() -> Schema:
+    """A text, or a mapping about a shared store."""
+    default = SharedState()
+    store = {
+        key: _value(f"state.{key}", inner, None if key == "url" else getattr(default, key), {})
+        for key, inner in STORE_KEYS.items()
+    }
+    place = _text(f"memory|{STATE_FILE}|{STORE_URL}", STATE_FORM)
+    examples = ["sqlite:///var/lib/egress-proxy/state.db", "redis://redis.example.com:6379"]
+    return {"anyOf": [place, _mapping(store, required=("url",))], "examples": examples}
+
+
+def _words_with_off(words: Iterable[str]) -> Schema:
+    """One of these words, ``off`` among them.
+
+    YAML 1.1 takes a bare ``off`` for false, and so do the editors that read it. What the schema says with ``not`` no
+    editor offers to write: the loader refuses the word ``false``.
+    """
+    return {
+        "anyOf": [
+            {"enum": [str(word) for word in words]},
+            {
+                "$comment": "A bare `off`, which YAML 1.1 reads as false.",
+                "not": {"anyOf": [{"const": True}, {"not": {"type": "boolean"}}]},
+            },
+        ]
+    }
 
 
 # Sections ---------------------------------------------------------------------------------------------------------
@@ -356,6 +472,8 @@ def _as_written(reader: Reader, value: Any) -> Any:
         return value
     if reader is socket_address:
         return str(value)
+    if reader is state_place:
+        return str(MemoryState())
     return value or None
 
 
@@ -399,18 +517,7 @@ def _ports(ranges: PortRanges) -> list[int | str]:
     return [low if low == high else f"{low}-{high}" for low, high in ranges]
 
 
-#: YAML 1.1 takes a bare ``off`` for false, and so do the editors that read it. What the schema says with ``not`` no
-#: editor offers to write: the loader refuses the word ``false``.
-_TLS: Final[Schema] = {
-    "anyOf": [
-        {"enum": ["verify", "off"]},
-        {
-            "$comment": "A bare `off`, which YAML 1.1 reads as false.",
-            "not": {"anyOf": [{"const": True}, {"not": {"type": "boolean"}}]},
-        },
-    ],
-    "default": "verify",
-}
+_TLS: Final[Schema] = _words_with_off(("verify", "off")) | {"default": "verify"}
 
 _ROUTE: Final[Schema] = {
     "anyOf": [
@@ -429,6 +536,8 @@ _RULE: Final[dict[str, Schema]] = {
     "host": _ref("hostOrSet"),
     "cidr": _ref("network"),
     "ports": _list(_ref("port"), MAX_PER_RULE) | {"examples": [[443, "8000-8010"]]},
+    "methods": _form(methods),
+    "paths": _form(paths),
     "allow_private": _form(allow_private_networks),
     "tls": _TLS,
     "upstream": _ROUTE,
@@ -469,12 +578,38 @@ _SUBJECT: Final[dict[str, Schema]] = {
     ),
 }
 
+
+def _limit(key: str, reader: Reader) -> Schema:
+    if reader is not bytes_per_day:
+        return _form(reader) | ({"default": "UTC"} if key == "time_zone" else {})
+    ways = {
+        way: _form(inner) | _described(f"policies[].limits.{key}.{way}")
+        for way, inner in BYTES_KEYS.items()
+    }
+    return {"anyOf": [_form(BYTES_KEYS["both"]), _mapping(ways)]}
+
+
 _POLICY: Final[dict[str, Schema]] = {
     "name": _text(NAME.pattern, NAME_FORM),
     "subjects": _list(_ref("subject"), MAX_SUBJECTS) | {"examples": [[{"cidr": "10.20.0.0/16"}]]},
     "allow": _list(_ref("rule")) | {"examples": [["github.com", "*.githubusercontent.com"]]},
     "ask": _list(_ref("rule")),
     "deny": _list(_ref("denyRule")),
+    "contract_headers": _form(contract_headers),
+    "limits": _mapping(
+        {
+            key: _limit(key, reader) | _described(f"policies[].limits.{key}")
+            for key, reader in LIMIT_KEYS.items()
+        }
+    )
+    | {
+        "dependentRequired": {"burst": ["requests_per_second"]},
+        "dependentSchemas": {
+            "time_zone": {"anyOf": [{"required": [key]} for key in BY_THE_DAY]},
+        },
+    },
+    "tenant": _form(tenant_name),
+    "trust_tenant_header": _form(boolean) | {"default": False},
 }
 
 _SET: Final[Schema] = {

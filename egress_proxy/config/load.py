@@ -8,12 +8,20 @@ from itertools import combinations
 from typing import Any, Final
 
 from egress_proxy.config.documents import Document, included, read_document
-from egress_proxy.config.errors import Code, ConfigError, Problem, Report, told
+from egress_proxy.config.errors import Code, ConfigError, Problem, Report, quoted, told
 from egress_proxy.config.lint.rules import lint
-from egress_proxy.config.model import Config, Credentials, Listen, SocketAddress, Upstream
+from egress_proxy.config.model import (
+    Config,
+    Credentials,
+    Listen,
+    SharedState,
+    SocketAddress,
+    Upstream,
+)
 from egress_proxy.config.rules import PolicyReader
 from egress_proxy.config.schema import KEYS, NOT_YET, SECTIONS
 from egress_proxy.config.sets import Sets, read_sets
+from egress_proxy.config.shared_state import with_secrets
 from egress_proxy.config.sources import Sources
 from egress_proxy.config.upstream import ParentCredentials, lacks, report_no_proxy, routes
 from egress_proxy.config.users import users
@@ -81,6 +89,9 @@ def _check_all(data: bytes, source: str, sources: Sources) -> Loaded:
     values = {key: value for key, value in values.items() if value is not None}
     if values.get("credentials"):
         values["credentials"] = _with_users(values["credentials"], document, sources)
+    if isinstance(state := values.get("state"), SharedState):
+        place = document.places["state"]
+        values["state"] = with_secrets(state, place, document.report, sources)
     _check_together(values, document)
     mode, credentials = values.pop("mode", Mode.ENFORCE), values.get("credentials")
     surroundings = values.pop("networks", ANYWHERE)
@@ -150,7 +161,13 @@ def _with_users(found: Credentials, document: Document, sources: Sources) -> Cre
     except ConfigError as error:
         report.error(Code.UNREADABLE_FILE, place, *told(error))
         return found
-    return replace(found, users=users(data, report.beside(found.users_file)))
+    known = users(data, report.beside(found.users_file))
+    strangers = sorted(found.tenants.keys() - known.keys()) if known else []
+    if strangers:
+        others = f", nor {len(strangers) - 1:,} more of `tenants`" if len(strangers) > 1 else ""
+        what = f"the users file does not have the user {quoted(strangers[0])}{others}"
+        report.warning(Code.WITHOUT_EFFECT, place, what, "remove what `tenants` says of them")
+    return replace(found, users=known)
 
 
 def _upstream(

@@ -11,6 +11,8 @@ from enum import StrEnum
 
 from egress_proxy.config.sources import Sources
 from egress_proxy.core.challenge import Asks
+from egress_proxy.core.contract import ContractHeaders
+from egress_proxy.core.hops import ForwardedFor
 from egress_proxy.core.names import Authority
 from egress_proxy.core.networks import IPNetwork
 from egress_proxy.core.policy import CompiledPolicy, HostPattern
@@ -127,10 +129,13 @@ class Timeouts:
     """From the 200 to the end of the tunnel's ClientHello (``tls: verify``)."""
     response: float = 60.0
     """From the end of a request to the origin's answer (absolute-form)."""
+    origin_keep_alive: float = 30.0
+    """For which a connection to an origin waits for another request (absolute-form). Many origins close it after 60 s
+    or less, and what they close first costs a repetition."""
     idle: float = 900.0
     """Without a byte in either direction, a tunnel or a body is closed. Longer than most keep-alive intervals."""
     lifetime: float = 86_400.0
-    """A tunnel is closed after this, whatever passes: no permission lasts for ever."""
+    """A tunnel or a plain request is closed after this, whatever passes: no permission lasts for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,18 @@ class Limits:
     connections: int = 10_000
     """Client connections at once; over it they are answered 503. Each may need two descriptors and
     two more for a pipe."""
+    connections_per_client: int = 2000
+    """Of these, from one address; over it that client is answered 503, and the others have room."""
+    tunnels: int = 10_000
+    """Tunnels open at once; over it CONNECT is answered 503."""
+    heads: int = 2000
+    """Clients at once that have connected, or begun a request head, and not finished it; over it they are answered 503.
+    Such are few where clients mean well."""
+    idle_origins: int = 1024
+    """Connections to origins that wait for another request (absolute-form), in all; 0 is none. An eighth of all
+    descriptors at most, whatever it says."""
+    idle_per_origin: int = 64
+    """Of these, to one origin for clients of one user and the same policies; 0 is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +190,8 @@ class Credentials:
     """Lines of ``user:hash`` with bcrypt hashes, as ``htpasswd -B`` writes them; read again when it changes."""
     required: bool = False
     """Whether a client without credentials is refused (407). Wrong credentials always are."""
+    tenants: Mapping[str, str] = field(default_factory=dict)
+    """The tenant that a user's requests are charged to, where the policy names none: ``USER: TENANT``."""
     users: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What the file says: each user's hash."""
 
@@ -187,6 +206,71 @@ class Upstream:
     """Hosts that are reached directly, and networks for destinations that are written as an address."""
     credentials_file: str = ""
     """A file with one line `user:password`, which the parent is shown; read again when it changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryState:
+    """``state: memory``: counters that end with the process."""
+
+    def __str__(self) -> str:
+        return "memory"
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """``state: sqlite:///PATH``: budgets outlive the process."""
+
+    path: str
+    """Absolute."""
+
+    def __str__(self) -> str:
+        return f"sqlite://{self.path}"
+
+
+class OnStoreFailure(StrEnum):
+    """What becomes of requests with limits while the shared store is away."""
+
+    LOCAL = "local"
+    """Each replica goes on by what it knows, and tells the store when that is back."""
+    CLOSED = "closed"
+    """They are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedState:
+    """``state: redis://…``: counters that all replicas share, in Redis or Valkey."""
+
+    host: str = ""
+    port: int = 6379
+    database: int = 0
+    tls: bool = False
+    """``rediss://``."""
+    user: str = ""
+    """Empty is the store's default user."""
+    password_file: str = ""
+    """A file with one line, the password; read again when it changes, and then used after a restart."""
+    ca_file: str = ""
+    """Certificates of the authorities that the store's is checked against, as PEM; empty means the system's."""
+    on_store_failure: OnStoreFailure = OnStoreFailure.LOCAL
+    """By default requests go on: limits keep order, and rules keep the fence."""
+    timeout: float = 0.1
+    """Seconds that a request waits for the store at most: what a client does not notice beside a connection."""
+    prefix: str = "egress-proxy"
+    """What all of its keys begin with, in braces: another one for another group of replicas."""
+    lease: float = 15.0
+    """Seconds of silence after which a replica counts as dead, and its tunnels as closed."""
+    password: str = field(default="", repr=False)
+    """What the file says."""
+    ca: str = field(default="", repr=False)
+    """What the file says."""
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"redis{'s' if self.tls else ''}://{host}:{self.port}/{self.database}"
+
+
+#: Where counters are kept.
+State = MemoryState | FileState | SharedState
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +298,29 @@ class Config:
     parent_credentials: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     """What goes to parent proxies as Proxy-Authorization, by the path of the file that it was read from."""
     on_revoke: OnRevoke = OnRevoke.CLOSE
+    contract_headers: ContractHeaders = ContractHeaders.OFF
+    """Whether a plain HTTP request that changes something must carry them, where no policy says otherwise: a client
+    that was not told of them can send none."""
+    forwarded_for: ForwardedFor = ForwardedFor.REMOVE
+    """What origins are told about who asks in plain HTTP: nothing, for addresses of a cluster are its own business."""
+    state: State = field(default_factory=MemoryState)
+    """Where the counters of limits are kept. `memory`: they begin anew with each start."""
     admin_token_file: str | None = None
     """File with the bearer token of ``/v1/``; without it the admin port's ``/v1/`` answers on loopback alone."""
+
+    contract_wanted: bool = field(init=False, repr=False, compare=False)
+    """Whether contract headers are looked at for any request at all. Asked first, for each request."""
+
+    names_tenants: bool = field(init=False, repr=False, compare=False)
+    """Whether it says who requests are charged to, so that their lines name the tenant."""
+
+    def __post_init__(self) -> None:
+        said = (self.contract_headers, *(each.contract_headers for each in self.policy.policies))
+        wanted = any(each not in (None, ContractHeaders.OFF) for each in said)
+        object.__setattr__(self, "contract_wanted", wanted)
+        named = any(each.tenant or each.trust_tenant_header for each in self.policy.policies)
+        users = self.credentials is not None and bool(self.credentials.tenants)
+        object.__setattr__(self, "names_tenants", named or users)
 
     @property
     def asks(self) -> Asks:

@@ -22,7 +22,7 @@ from egress_proxy.config.sources import Sources, signature
 POLL_INTERVAL: Final = 0.5
 
 #: Sections that sockets, caches and queues were made from. The rest takes effect at once.
-NEEDS_RESTART: Final = ("listen", "dns", "audit")
+NEEDS_RESTART: Final = ("listen", "dns", "audit", "state")
 
 #: Times that the files are read again because they changed while they were read.
 _MAX_TRIES: Final = 5

@@ -7,14 +7,17 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Final
 
+from egress_proxy.config.conditions import read_conditions
 from egress_proxy.config.destinations import host_pattern, network
 from egress_proxy.config.errors import Code, Report, elsewhere, quoted
+from egress_proxy.config.limits import read_limits, tenant_name
 from egress_proxy.config.nodes import fields, in_quotes, items, scalar, text
 from egress_proxy.config.sets import Sets
 from egress_proxy.config.subjects import read_subjects
 from egress_proxy.config.upstream import ParentCredentials, read_route
-from egress_proxy.config.values import NAME, NAME_FORM, ListOf
+from egress_proxy.config.values import NAME, NAME_FORM, ChoiceWithOff, ListOf, Reader, boolean
 from egress_proxy.config.yaml_source import Mapping, Node, Scalar, Sequence, place_of
+from egress_proxy.core.contract import ContractHeaders
 from egress_proxy.core.networks import IPNetwork
 from egress_proxy.core.policy import (
     DEFAULT_PORTS,
@@ -32,22 +35,23 @@ from egress_proxy.core.upstream import Route
 
 #: Entries of one rule's list. A decision walks along them.
 MAX_PER_RULE: Final = 100
-POLICY_KEYS: Final = ("name", "subjects", *Action)
+POLICY_KEYS: Final = (
+    *("name", "subjects", *Action, "contract_headers"),
+    *("limits", "tenant", "trust_tenant_header"),
+)
 POLICY_NOT_YET: Final = {
-    "limits": "remove it, and limit the traffic elsewhere",
-    "contract_headers": "remove it: no header is required",
     "upstream": "write it on the rules, or at the top level",
 }
-RULE_KEYS: Final = ("host", "cidr", "ports", "allow_private", "tls", "upstream")
-RULE_NOT_YET: Final = {
-    "methods": "remove it: inside a tunnel nobody can see the method",
-    "paths": "remove it: inside a tunnel nobody can see the path",
-}
+RULE_KEYS: Final = (
+    *("host", "cidr", "ports", "methods", "paths", "allow_private", "tls", "upstream"),
+)
+RULE_NOT_YET: Final[dict[str, str]] = {}
 
 _POLICIES_EXAMPLE: Final = "a list of policies, each `- name: …` with `allow:`"
 _RULES_EXAMPLE: Final = "a list of hosts, each `- example.com`"
 _RULE_EXAMPLE: Final = "a host, or {host: example.com, ports: [443]}"
 
+contract_headers: Final[Reader] = ChoiceWithOff(ContractHeaders)
 allow_private_networks: Final = ListOf(network, MAX_PER_RULE, "[10.0.0.0/8]")
 
 
@@ -83,7 +87,21 @@ class PolicyReader:
         if not {key.text for key, _ in node.entries} & {*Action, *POLICY_NOT_YET}:
             what = "the policy has no rules"
             report.error(Code.MISSING_KEY, place, what, f"write `allow:` with {_RULES_EXAMPLE}")
-        return Policy(name, tuple(rules), subjects, place)
+        contract: ContractHeaders | None = None
+        if "contract_headers" in found:
+            contract = contract_headers(found["contract_headers"], "`contract_headers`", report)
+        limits = read_limits(found["limits"], report) if "limits" in found else None
+        tenant: str | None = None
+        if "tenant" in found:
+            tenant = tenant_name(found["tenant"], "`tenant`", report)
+        trust: bool | None = False
+        if "trust_tenant_header" in found:
+            trust = boolean(found["trust_tenant_header"], "`trust_tenant_header`", report)
+        _warn_of_idle_limits(found, report)
+        return Policy(
+            *(name, tuple(rules), subjects, place, contract, limits, tenant),
+            trust_tenant_header=bool(trust),
+        )
 
     def _rules(self, node: Node, action: Action, report: Report) -> list[Rule]:
         found: list[Rule] = []
@@ -127,6 +145,10 @@ class PolicyReader:
             if action is Action.DENY:
                 what = "`upstream` belongs to a rule under `allow` or `ask`"
                 report.error(Code.CONFLICT, place_of(found["upstream"], report), what, "remove it")
+        conditions, understood = read_conditions(found, report)
+        if "tls" in found and conditions is not None:
+            what = "a rule with `methods` or `paths` is for no tunnel, so `tls` says nothing"
+            report.error(Code.CONFLICT, place_of(found["tls"], report), what, "remove it")
         if "host" in found and "cidr" in found:
             what = "a rule has both `host` and `cidr`"
             report.error(Code.CONFLICT, place, what, "write two rules")
@@ -141,9 +163,9 @@ class PolicyReader:
         ):
             what = "the rule has neither `host` nor `cidr`"
             report.error(Code.MISSING_KEY, place, what, f"write {_RULE_EXAMPLE}")
-        if target is None or ports is None or lifted is None or tls is None:
+        if target is None or ports is None or lifted is None or tls is None or not understood:
             return None
-        return Rule(action, target, place, ports, lifted, tls, route)
+        return Rule(action, target, place, ports, lifted, tls, route, conditions)
 
     def _hosts(self, node: Node, name: str, report: Report) -> HostPattern | HostSet | None:
         """A host pattern, or ``@NAME`` for a set."""
@@ -161,6 +183,19 @@ class PolicyReader:
             return None
         self.used_sets.add(wanted)
         return found
+
+
+def _warn_of_idle_limits(found: dict[str, Node], report: Report) -> None:
+    """What a policy says about its tenants, and nobody ever asks."""
+    if "limits" in found and not {Action.ALLOW, Action.ASK} & found.keys():
+        what = "the policy lets nothing through, so its `limits` never take effect"
+        there = place_of(found["limits"], report)
+        report.warning(Code.WITHOUT_EFFECT, there, what, "write them in the policy with `allow`")
+    trust = found.get("trust_tenant_header")
+    if "tenant" in found and isinstance(trust, Scalar) and trust.text == "true":
+        what = "the policy names its `tenant`, so `trust_tenant_header` never takes effect"
+        there = place_of(trust, report)
+        report.warning(Code.WITHOUT_EFFECT, there, what, "remove one of them")
 
 
 def _policy_name(

@@ -9,6 +9,7 @@ from typing import Any, Final
 from egress_proxy.config import rules
 from egress_proxy.config.documents import INCLUDED_KEYS
 from egress_proxy.config.errors import Report
+from egress_proxy.config.limits import BYTES_KEYS, LIMIT_KEYS, user_tenants
 from egress_proxy.config.model import (
     Audit,
     Credentials,
@@ -25,6 +26,8 @@ from egress_proxy.config.model import (
 )
 from egress_proxy.config.networks import internal_network, nat64_prefix
 from egress_proxy.config.nodes import fields
+from egress_proxy.config.shared_state import STORE_KEYS
+from egress_proxy.config.state import state_place
 from egress_proxy.config.subjects import SUBJECT_KEYS
 from egress_proxy.config.upstream import MAX_NO_PROXY, PARENT_KEYS, no_proxy_entry, proxy_url
 from egress_proxy.config.values import (
@@ -42,6 +45,7 @@ from egress_proxy.config.values import (
     source_address,
 )
 from egress_proxy.config.yaml_source import Node
+from egress_proxy.core.hops import ForwardedFor
 from egress_proxy.core.policy import Mode
 from egress_proxy.core.special_use import Surroundings
 
@@ -111,6 +115,7 @@ TIMEOUTS: Final = Section(
         "connect_attempt": Duration("100ms", "5m"),
         "client_hello": Duration("100ms", "5m"),
         "response": Duration("100ms", "1h"),
+        "origin_keep_alive": Duration("100ms", "1h"),
         "idle": Duration("100ms", "1d"),
         "lifetime": Duration("1s", "30d"),
     },
@@ -123,6 +128,11 @@ LIMITS: Final = Section(
         "head_fields": Integer(8, 10_000),
         "client_hello_bytes": Size("1KiB", "256KiB"),
         "connections": Integer(1, 1_000_000),
+        "connections_per_client": Integer(1, 1_000_000),
+        "tunnels": Integer(1, 1_000_000),
+        "heads": Integer(1, 1_000_000),
+        "idle_origins": Integer(0, 100_000),
+        "idle_per_origin": Integer(0, 10_000),
     },
     "connections: 10000 on a line below",
 )
@@ -137,7 +147,7 @@ AUDIT: Final = Section(
 
 CREDENTIALS: Final = Section(
     Credentials,
-    {"users_file": relative_path, "required": boolean},
+    {"users_file": relative_path, "required": boolean, "tenants": user_tenants},
     "users_file: users on a line below",
 )
 
@@ -156,6 +166,8 @@ SECTIONS: Final[dict[str, Reader]] = {
     "listen": LISTEN,
     "mode": Choice(Mode),
     "on_revoke": Choice(OnRevoke),
+    "contract_headers": rules.contract_headers,
+    "forwarded_for": Choice(ForwardedFor),
     "credentials": CREDENTIALS,
     "dns": DNS,
     "networks": NETWORKS,
@@ -165,16 +177,14 @@ SECTIONS: Final[dict[str, Reader]] = {
     "timeouts": TIMEOUTS,
     "limits": LIMITS,
     "audit": AUDIT,
+    "state": state_place,
     "drain_timeout": Duration("0s", "1h"),
     "admin_token_file": file_path,
 }
 #: Every top-level key but ``version``.
 KEYS: Final = (*INCLUDED_KEYS, *SECTIONS)
 #: Top-level keys that version 1 of the format has and this version of the program does not.
-NOT_YET: Final = {
-    "contract_headers": rules.POLICY_NOT_YET["contract_headers"],
-    "state": "remove it: nothing is kept between restarts",
-}
+NOT_YET: Final[dict[str, str]] = {}
 
 
 def every_key() -> Iterator[str]:
@@ -186,7 +196,10 @@ def every_key() -> Iterator[str]:
         yield key
         if isinstance(reader, Section):
             yield from (f"{key}.{name}" for name in reader.keys)
+    yield from (f"state.{name}" for name in STORE_KEYS)
     yield from (f"policies[].{name}" for name in rules.POLICY_KEYS)
+    yield from (f"policies[].limits.{name}" for name in LIMIT_KEYS)
+    yield from (f"policies[].limits.bytes_per_day.{name}" for name in BYTES_KEYS)
     yield from (f"policies[].subjects[].{name}" for name in SUBJECT_KEYS)
     yield from (f"policies[].allow[].{name}" for name in rules.RULE_KEYS)
     yield from (f"policies[].allow[].upstream.{name}" for name in PARENT_KEYS)

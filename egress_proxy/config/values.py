@@ -192,6 +192,22 @@ class Choice:
         return self.words(found)
 
 
+@dataclass(frozen=True, slots=True)
+class ChoiceWithOff(Choice):
+    """One of a few words, ``off`` among them: to YAML 1.1 a truth value, and to its writer it never was."""
+
+    def __call__(self, node: Node, name: str, report: Report) -> StrEnum | None:
+        instead = "write " + " or ".join(f"`{word}`" for word in self.words)
+        found = scalar(node, name, report, instead)
+        if found is None:
+            return None
+        if found.text not in set(self.words):
+            what = f"{name} cannot be {quoted(found.text)}"
+            report.error(Code.BAD_VALUE, place_of(node, report), what, instead)
+            return None
+        return self.words(found.text)
+
+
 def file_path(node: Node, name: str, report: Report) -> str | None:
     """An absolute path: what a relative one means depends on where the proxy was started."""
     instead = "write an absolute path, such as /etc/egress-proxy/file"

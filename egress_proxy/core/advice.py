@@ -11,10 +11,12 @@ import msgspec
 
 from egress_proxy.core import reason as reasons
 from egress_proxy.core.addresses import vet
+from egress_proxy.core.conditions import Asked, Conditions, see
 from egress_proxy.core.decide import Decision, decide
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import Authority, plain_address
 from egress_proxy.core.networks import IPNetwork
+from egress_proxy.core.paths import Unclear, path_pattern
 from egress_proxy.core.policy import (
     Action,
     CompiledPolicy,
@@ -34,15 +36,18 @@ def addition(
     destination: Authority,
     addresses: tuple[str, ...],
     decision: Decision,
+    asked: Asked | None = None,
 ) -> str | None:
     """The smallest policy that lifts the denial, or None if no further rule can."""
     if decision.denial is reasons.DENY_RULE or decision.denial is reasons.APPROVAL_REQUIRED:
         return None
+    if why_no_condition(decision, asked) is not None:
+        return None
     if any(is_guarded(text, policy.surroundings) for text in addresses):
         # It can be opened, by who knows why: a name that leads here is more often an attack than a service.
         return None
-    rule = smallest_rule(destination, addresses, decision)
-    if addresses and not opens(rule, policy, identity, destination, addresses, decision):
+    rule = smallest_rule(destination, addresses, decision, asked)
+    if addresses and not opens(rule, policy, identity, destination, addresses, decision, asked):
         return None
     home = home_of(policy, identity, decision)
     if home is None:
@@ -67,28 +72,81 @@ def opens(
     destination: Authority,
     addresses: tuple[str, ...],
     decision: Decision,
+    asked: Asked | None = None,
 ) -> bool:
     """Whether a rule, if it were added, would open an address. What deny rules close stays closed."""
     alone = CompiledPolicy(
         (Policy("", (rule,), None, rule.place),), surroundings=policy.surroundings
     )
-    grant = replace(decide(alone, identity, destination).grant, closed=decision.grant.closed)
+    alone_decides = decide(alone, identity, destination, asked)
+    grant = replace(alone_decides.grant, closed=decision.grant.closed)
     return bool(vet(addresses, destination.port, grant).passed)
 
 
-def smallest_rule(destination: Authority, addresses: tuple[str, ...], decision: Decision) -> Rule:
-    """This host or address alone, on this port alone, with no private address but its own."""
+#: Denials that a rule with other conditions lifts.
+_BY_CONDITIONS: Final = (reasons.METHOD_NOT_ALLOWED, reasons.PATH_NOT_ALLOWED)
+#: Characters of a path that a configuration takes.
+_MAX_PATH: Final = 2048
+
+
+def why_no_condition(decision: Decision, asked: Asked | None) -> str | None:
+    """Why no rule's ``methods`` and ``paths`` name what was asked, where they would have to; None where they do."""
+    if decision.denial not in _BY_CONDITIONS or decision.match is None:
+        return None
+    seen, conditions = see(asked), decision.match.rule.conditions
+    assert seen is not None  # noqa: S101 - tunnels have a reason of their own
+    assert conditions is not None  # noqa: S101 - else it would fit
+    if decision.match.rule.action is Action.ASK and conditions.fit(seen).may_be_meant:
+        return "some servers would take it for what a rule asks a human about"
+    if conditions.methods and seen.method != seen.folded_method:
+        return "its method is not in upper case"
+    if not conditions.paths:
+        return None
+    path = seen.path
+    if isinstance(path, Unclear):
+        return f"its path {path}"
+    if path.endswith(b"/"):
+        return "its path ends in a slash, which in `paths` stands for all that begins so"
+    if b"*" in path:
+        return "its path holds an asterisk, which in `paths` stands for any segment"
+    return "its path is too long for `paths`" if len(path) > _MAX_PATH else None
+
+
+def _conditions(decision: Decision, asked: Asked | None) -> Conditions | None:
+    """What the smallest rule asks for: the same kinds of things as the rule that nearly let it through."""
+    if decision.denial not in _BY_CONDITIONS or decision.match is None:
+        return None
+    seen, near = see(asked), decision.match.rule.conditions
+    if seen is None or near is None or isinstance(seen.path, Unclear):
+        return None if seen is None else Conditions((seen.method,))
+    return Conditions(
+        (seen.method,) if near.methods else (),
+        (path_pattern(seen.path.decode("ascii")),) if near.paths else (),
+    )
+
+
+def smallest_rule(
+    destination: Authority,
+    addresses: tuple[str, ...],
+    decision: Decision,
+    asked: Asked | None = None,
+) -> Rule:
+    """This host or address alone, on this port alone, with no private address but its own.
+
+    What was asked is one that :func:`why_no_condition` has nothing to say about.
+    """
     port = destination.port
     place = Place("", 0, 0)
+    conditions = _conditions(decision, asked)
     if destination.host.address is not None:
         network = ip_network(destination.host.address)
-        return Rule(Action.ALLOW, network, place, ((port, port),))
+        return Rule(Action.ALLOW, network, place, ((port, port),), conditions=conditions)
     networks: tuple[IPNetwork, ...] = ()
     # One address that can be dialled is enough.
     if not vet(addresses, port, replace(decision.grant, closed=None, audit=False)).passed:
         networks = tuple(ip_network(plain_address(ip_address(text))) for text in addresses)
     pattern = HostPattern(destination.host.text, wildcard=False)
-    return Rule(Action.ALLOW, pattern, place, ((port, port),), networks)
+    return Rule(Action.ALLOW, pattern, place, ((port, port),), networks, conditions=conditions)
 
 
 def home_of(policy: CompiledPolicy, identity: Identity, decision: Decision) -> Policy | None:
@@ -144,6 +202,11 @@ def yaml_rule(rule: Rule) -> str:
     """A rule for one host or network as configuration text, on one line."""
     key = "host" if isinstance(rule.target, HostPattern) else "cidr"
     fields = [f"{key}: {yaml_text(str(rule.target))}", f"ports: [{rule.ports[0][0]}]"]
+    if rule.conditions is not None and rule.conditions.methods:
+        fields.append(f"methods: [{', '.join(map(yaml_text, rule.conditions.methods))}]")
+    if rule.conditions is not None and rule.conditions.paths:
+        listed = ", ".join(yaml_text(pattern.text) for pattern in rule.conditions.paths)
+        fields.append(f"paths: [{listed}]")
     if rule.allow_private:
         networks = ", ".join(yaml_text(str(network)) for network in rule.allow_private)
         fields.append(f"allow_private: [{networks}]")
@@ -162,7 +225,13 @@ def yaml_text(text: str) -> str:
     return msgspec.json.encode(text).decode()
 
 
-def hint(denial: Reason, decision: Decision, addresses: tuple[str, ...]) -> str:
+def hint(
+    denial: Reason,
+    decision: Decision,
+    addresses: tuple[str, ...],
+    asked: Asked | None = None,
+) -> str:
+    """What to do about a denial that no addition lifts."""
     if denial is reasons.PROXY_CREDENTIALS_REQUIRED:
         return "It depends on who asks: add `user=NAME` to the client."
     if denial is reasons.APPROVAL_REQUIRED and decision.match is not None:
@@ -174,6 +243,9 @@ def hint(denial: Reason, decision: Decision, addresses: tuple[str, ...]) -> str:
     if denial is reasons.DENY_RULE and decision.match is not None:
         rule = decision.match.rule
         return f"No rule can be added, because deny beats allow: remove or narrow `{rule}` at {rule.place}."
+    why = why_no_condition(decision, asked)
+    if why is not None:
+        return f"No rule is suggested: {why}."
     if any(is_guarded(text, decision.grant.surroundings) for text in addresses):
         return (
             "No rule is suggested, because an address is the machine's own, link-local or a cloud's metadata service. "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from http import HTTPStatus
+from math import ceil
 from typing import Final
 
 import msgspec
@@ -38,15 +39,21 @@ def refusal(
     keep_alive: bool,
     method: str,
     fields: bytes = b"",
+    retry_after: float | None = None,
 ) -> bytes:
     """The response, head and body; to HEAD without its body (RFC 9110 §9.3.2).
 
     ``detail`` is one clause of our own words that says more than the reason does. ``host`` is
     canonical, or None where none was understood. ``fields`` are further header lines, each with its
-    CRLF.
+    CRLF. ``retry_after`` is when a retry will succeed, in seconds, where that is known better than
+    the reason knows it; the answer rounds it up.
     """
+    if retry_after is not None:
+        fields = b"Retry-After: %d\r\n%b" % (whole_seconds(retry_after), fields)
     connection = "keep-alive" if keep_alive else "close"
-    head, start, middle, end = _constant_parts(reason.name, detail, connection)
+    head, start, middle, end = _constant_parts(
+        reason.name, detail, connection, retry_after is not None
+    )
     body = b'%b%b,"port":%b%b%b%b' % (
         start,
         _json(host),
@@ -63,12 +70,26 @@ def refusal(
     )
 
 
+def whole_seconds(retry_after: float) -> int:
+    """A time to wait as Retry-After says it (RFC 9110 §10.2.3): rounded up, so that whoever obeys is not refused again.
+
+    What floats add to a whole number makes no second more.
+    """
+    return max(1, ceil(retry_after - 1e-6))
+
+
 # Bounded, because details may name limits and places of the configuration, which can change.
 @lru_cache(maxsize=1024)
 def _constant_parts(
-    name: str, detail: str | None, connection: str
+    name: str,
+    detail: str | None,
+    connection: str,
+    says_when: bool,  # noqa: FBT001 - a key of the cache
 ) -> tuple[bytes, bytes, bytes, bytes]:
-    """What one request shares with the next: the head, and the body around what it asked for."""
+    """What one request shares with the next: the head, and the body around what it asked for.
+
+    ``says_when`` is whether the request's own part has a Retry-After.
+    """
     reason = REASONS[name]
     message = reason.message if detail is None else f"{reason.message[:-1]}: {detail}."
     details = _sf_string(f"{reason.name}: {message}"[:_MAX_DETAILS])
@@ -81,7 +102,7 @@ def _constant_parts(
         "Cache-Control: no-store",
         f"Connection: {connection}",
     ]
-    if reason.retry_after is not None:
+    if reason.retry_after is not None and not says_when:
         lines.append(f"Retry-After: {reason.retry_after}")
     if reason.status in _CHALLENGES:
         lines.append(_CHALLENGES[reason.status])
@@ -91,7 +112,7 @@ def _constant_parts(
         "".join(f"{line}\r\n" for line in lines).encode("ascii"),
         # Without their inner braces the parts join to {"error": {...}}.
         b'{"error":%b,"host":' % _json(first)[:-1],
-        b',"retry":%b,"request_id":' % _json(reason.retry_after is not None),
+        b',"retry":%b,"request_id":' % _json(reason.retry_after is not None or says_when),
         b",%b}" % _json(last)[1:],
     )
 

@@ -1,7 +1,7 @@
 """Chunked message bodies (RFC 9112 §7.1): framing bytes to content, strictly, whatever the pieces they arrive in.
 
-Content is handed on in new chunks of our own; chunk extensions and trailers end here (RFC 9112 §7.1.1, §7.1.2), so no
-framing that we did not write reaches the other side.
+Content is handed on in new chunks of our own. Chunk extensions end here (RFC 9112 §7.1.1). Trailers never become
+headers: those that may stand there are given out behind the last chunk, to be passed on in the same place.
 """
 
 from __future__ import annotations
@@ -11,15 +11,23 @@ from enum import Enum
 
 from egress_proxy.core import reason as reasons
 from egress_proxy.core.errors import BodyError
+from egress_proxy.core.fields import QUOTED, TOKEN, parse_trailer
 
-# chunk-size with optional extensions; 15 digits hold a petabyte and cannot overflow anybody's 64 bits.
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t \x21-\x7e\x80-\xff]*)?")
-_TRAILER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t \x21-\x7e\x80-\xff]*")
+# chunk-size and chunk-ext (RFC 9112 §7.1, §7.1.1), without the white space that §7.1.1 has for old senders: parsers
+# differ about it. 15 digits hold a petabyte and cannot overflow anybody's 64 bits.
+_SIZE_LINE = re.compile(
+    rb"([0-9A-Fa-f]{1,15})(?:;" + TOKEN + rb"(?:=(?:" + TOKEN + rb"|" + QUOTED + rb"))?)*+"
+)
 
 #: Bytes of one chunk-size line with its extensions.
 MAX_SIZE_LINE = 1024
-#: Bytes of all trailers together, which are read only to be dropped.
+#: Bytes of all trailers together.
 MAX_TRAILERS = 8192
+#: Bytes of framing that a body may have beyond what :data:`_FAIR_FRAMING` and its content excuse.
+MAX_EXCESS = 16 * 1024
+# Bytes of framing that each chunk may have. Chunks of one byte with long extensions would make a body cost a thousand
+# times its content.
+_FAIR_FRAMING = 16
 
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -35,15 +43,18 @@ class _State(Enum):
 class ChunkedDecoder:
     """Takes framing bytes as they come and gives the content back."""
 
-    __slots__ = ("_line", "_remaining", "_state", "_trailers", "rest")
+    __slots__ = ("_excess", "_line", "_remaining", "_state", "_trailers", "rest", "trailers")
 
     def __init__(self) -> None:
         self._state = _State.SIZE
         self._line = b""
         self._remaining = 0
         self._trailers = 0
+        self._excess = 0
         self.rest = b""
         """What came after the end of the body: the beginning of the next message."""
+        self.trailers = b""
+        """Trailer lines that may be sent on, for :func:`last_chunk`; all of them once the body is done."""
 
     @property
     def done(self) -> bool:
@@ -96,6 +107,11 @@ class ChunkedDecoder:
             if match is None:
                 raise BodyError(reasons.BAD_CHUNK, "a chunk size is not a hexadecimal number")
             self._remaining = int(match[1], 16)
+            self._excess += len(line) - _FAIR_FRAMING - 2 * self._remaining
+            if self._excess < 0:
+                self._excess = 0
+            elif self._excess > MAX_EXCESS:
+                raise BodyError(reasons.BAD_CHUNK, "the chunked framing is larger than its content")
             self._state = _State.DATA if self._remaining else _State.TRAILER
         elif self._state is _State.DATA_END:
             if line:
@@ -105,10 +121,19 @@ class ChunkedDecoder:
             self._state = _State.DONE
         else:
             self._trailers += len(line) + 2
-            if self._trailers > MAX_TRAILERS or _TRAILER_LINE.fullmatch(line) is None:
-                raise BodyError(reasons.BAD_CHUNK, "the trailers are malformed or too large")
+            trailer = parse_trailer(line + b"\r\n")
+            if self._trailers > MAX_TRAILERS or trailer is None:
+                raise BodyError(
+                    reasons.BAD_CHUNK, "the trailers are malformed, too large, or no trailers"
+                )
+            self.trailers += trailer
 
 
 def encode_chunk(piece: bytes) -> bytes:
     """One chunk that carries a piece, which is not empty."""
     return b"%x\r\n%s\r\n" % (len(piece), piece)
+
+
+def last_chunk(trailers: bytes) -> bytes:
+    """The last chunk, with the trailer lines that go behind it."""
+    return b"0\r\n%b\r\n" % trailers

@@ -17,6 +17,7 @@ from egress_proxy.core import reason as reasons
 from egress_proxy.core.addresses import vet
 from egress_proxy.core.advice import addition, hint
 from egress_proxy.core.challenge import Asks, challenge
+from egress_proxy.core.conditions import Asked, Conditions, Fit, Seen, see
 from egress_proxy.core.decide import Decision, decide, judged_addresses, vet_addresses
 from egress_proxy.core.errors import HostError
 from egress_proxy.core.identity import Identity
@@ -39,6 +40,7 @@ from egress_proxy.core.policy import (
 )
 from egress_proxy.core.reason import Event
 from egress_proxy.core.special_use import special_use
+from egress_proxy.core.upstream import DIRECT
 
 #: Rules that an explanation shows beside the one that decided.
 MAX_OTHERS: Final = 50
@@ -70,6 +72,9 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
     client: str
     """Who asks, as :class:`Identity` spells it."""
     destination: str
+    method: str | None = None
+    path: str | None = None
+    """Of a plain HTTP request, as the origin gets it, without its query. Both are None for a tunnel."""
     reason: str | None = None
     """The denial's row of :mod:`egress_proxy.core.reason`."""
     message: str | None = None
@@ -77,12 +82,18 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
     rule: str | None = None
     """The rule that decided, if one did."""
     place: str | None = None
+    conditions: str | None = None
+    """The methods and paths that the rule is for, if it names any."""
     set_entry: str | None = None
     """Where the rule names a set: the host pattern of the set that matched, and its place."""
     tls: bool = True
     """Whether a tunnel must be TLS to the host that was asked for."""
     parent: str | None = None
     """The parent proxy that it goes through, as ``host:port``. That one resolves the name."""
+    route: str | None = None
+    """Why it goes through that one, or directly; None where the configuration says nothing about it."""
+    addresses_ignored: bool = False
+    """Whether addresses were given, or asked for, that are not judged here because a parent proxy resolves the name."""
     others: tuple[OtherRule, ...] = ()
     addresses: tuple[AddressAnswer, ...] = ()
     dns: str | None = None
@@ -114,6 +125,41 @@ def parse_target(text: str) -> Authority:
     return parse_authority(text.encode("ascii"), default_port)
 
 
+_METHOD: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
+_NOT_IN_A_URL: Final = re.compile(r"[\x00-\x20\x7f]")
+
+
+def parse_question(text: str, method: str | None = None) -> tuple[Authority, Asked | None]:
+    """Parse what a person calls a request: a destination as :func:`parse_target` takes it, and perhaps a method.
+
+    An ``http://`` URL is a plain request, by default a GET; all else is a tunnel. Raises HostError, whose message
+    quotes neither.
+    """
+    destination = parse_target(text)
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme.lower() != "http":
+        if method not in (None, "CONNECT"):
+            raise HostError("a method needs an http:// URL; what is asked in a tunnel nobody sees")
+        return destination, None
+    method = method or "GET"
+    if not _METHOD.fullmatch(method):
+        raise HostError("this is not a method")
+    if method == "CONNECT":
+        raise HostError("CONNECT has no URL: leave out http:// and the path")
+    found = re.search(r"[/?]", rest.partition("#")[0])
+    path = rest.partition("#")[0][found.start() :] if found else ""
+    if _NOT_IN_A_URL.search(path):
+        raise HostError("the URL holds a space or a control character")
+    # As a client sends it: letters beyond ASCII are encoded.
+    encoded = "".join(
+        each if each.isascii() else "".join(f"%{byte:02X}" for byte in each.encode())
+        for each in path
+    )
+    if not encoded.startswith("/"):
+        encoded = "*" if method == "OPTIONS" and not encoded else f"/{encoded}"
+    return destination, Asked(method, encoded.encode("ascii"))
+
+
 def parse_address(text: str) -> str:
     """The canonical text of a client's or a destination's IP address. Raises HostError."""
     try:
@@ -128,17 +174,19 @@ def explain(
     destination: Authority,
     addresses: tuple[str, ...] = (),
     asks: Asks = Asks.NOBODY,
+    asked: Asked | None = None,
 ) -> Explanation:
-    """Explain the decision about a destination for a client.
+    """Explain the decision about a request of a client, which is ``asked``; None is a tunnel.
 
     ``asks`` says whom the configuration asks for credentials. ``addresses`` are those that the destination's name
     resolves to, where they are known; an address as destination is its own. The client's address and these are as
     :func:`parse_address` gives them.
     """
-    decision = decide(policy, identity, destination)
+    decision = decide(policy, identity, destination, asked)
+    given = addresses
     addresses = judged_addresses(decision, destination, addresses)
-    asked = challenge(asks, policy, identity, destination, decision)
-    denial = asked or decision.denial
+    challenged = challenge(asks, policy, identity, destination, decision, asked)
+    denial = challenged or decision.denial
     outcome = (
         Event.ALLOWED
         if denial is None
@@ -157,42 +205,74 @@ def explain(
             outcome = Event.WOULD_DENY
     match = decision.match
     add = None
-    if denial is not None and asked is None:
-        add = addition(policy, identity, destination, addresses, decision)
+    if denial is not None and challenged is None:
+        add = addition(policy, identity, destination, addresses, decision, asked)
+    message = None if denial is None else denial.message
+    if message is not None and decision.detail is not None and denial is decision.denial:
+        message = f"{message[:-1]}: {decision.detail}."
+    sent = None if asked is None else (decision.path or asked.path).partition(b"?")[0]
     return Explanation(
         outcome=outcome,
         client=str(identity),
         destination=str(destination),
+        method=None if asked is None else asked.method,
+        path=None if sent is None else sent.decode("ascii"),
         reason=None if denial is None else denial.name,
-        message=None if denial is None else denial.message,
+        message=message,
         policy=None if match is None else match.policy,
         rule=None if match is None else str(match.rule),
         place=None if match is None else str(match.rule.place),
+        conditions=None if match is None else conditions_text(match.rule.conditions),
         set_entry=None if match is None else _set_entry(match.rule, destination.host),
         tls=decision.tls,
         parent=None if decision.parent is None else str(decision.parent),
-        others=tuple(_others(policy, identity, destination, decision)),
+        route=_route(policy, destination.host, decision),
+        addresses_ignored=decision.parent is not None and not {*given} <= {*addresses},
+        others=tuple(_others(policy, identity, destination, decision, see(asked))),
         addresses=tuple(
-            _judge(policy, identity, destination, text, decision) for text in addresses
+            _judge(policy, identity, destination, text, decision, see(asked)) for text in addresses
         ),
         add=add,
-        hint=None if denial is None or add is not None else hint(denial, decision, addresses),
+        hint=None
+        if denial is None or add is not None
+        else hint(denial, decision, addresses, asked),
     )
+
+
+def _route(policy: CompiledPolicy, host: Host, decision: Decision) -> str | None:
+    """Why a host is reached as it is."""
+    rule = decision.routed_by
+    if rule is not None:
+        says = "`upstream: direct`" if rule.upstream is DIRECT else "`upstream`"
+        return f"{says} of `{rule}` at {rule.place}"
+    if policy.upstream is None:
+        return None
+    if decision.parent is not None:
+        return "`upstream` of the configuration"
+    return f"the entry `{policy.upstream.exception(host)}` of `no_proxy`"
 
 
 # Other rules ------------------------------------------------------------------------------------------------------
 
 
 def _others(
-    policy: CompiledPolicy, identity: Identity, destination: Authority, decision: Decision
+    policy: CompiledPolicy,
+    identity: Identity,
+    destination: Authority,
+    decision: Decision,
+    seen: Seen | None,
 ) -> Iterator[OtherRule]:
-    found = _named_by_others(policy, identity, destination, decision)
+    found = _named_by_others(policy, identity, destination, decision, seen)
     for _, (rule, name, why) in zip(range(MAX_OTHERS), found, strict=False):
         yield OtherRule(name, str(rule), str(rule.place), why)
 
 
 def _named_by_others(
-    policy: CompiledPolicy, identity: Identity, destination: Authority, decision: Decision
+    policy: CompiledPolicy,
+    identity: Identity,
+    destination: Authority,
+    decision: Decision,
+    seen: Seen | None,
 ) -> Iterator[tuple[Rule, str, str]]:
     decided = None if decision.match is None else decision.match.rule
     applicable = policy.applicable(identity)
@@ -204,6 +284,8 @@ def _named_by_others(
             why = f"its policy is not for the client {identity}"
         elif not rule.covers_port(destination.port):
             why = f"it is for port {ports_text(rule.ports)}"
+        elif (other := _other_request(rule, seen)) is not None:
+            why = other
         elif decided is None or decided.action is rule.action:
             why = _AS_WELL[rule.action]
         else:
@@ -211,6 +293,36 @@ def _named_by_others(
         yield rule, name, why
     if decision.denial is reasons.HOST_NOT_ALLOWED:
         yield from _near_misses(policy, destination.host)
+
+
+def _other_request(rule: Rule, seen: Seen | None) -> str | None:
+    """Why a rule for this host and port is not for this request; None where it is."""
+    conditions = rule.conditions
+    if conditions is None or (rule.action is Action.DENY and rule.denies(seen)):
+        return None
+    fit = conditions.fit(seen)
+    if fit is Fit.FITS:
+        return None
+    if fit is Fit.TUNNEL:
+        return "it is for plain HTTP requests, not for tunnels"
+    if fit in {Fit.OTHER_METHOD, Fit.NEAR_METHOD}:
+        return f"it is for {_methods(conditions)}"
+    return f"it is for {_paths(conditions)}"
+
+
+def conditions_text(conditions: Conditions | None) -> str | None:
+    """What a rule asks of a request, for people: ``GET, HEAD; /v1/, /static/``; None where it asks nothing."""
+    if conditions is None:
+        return None
+    return "; ".join(filter(None, (_methods(conditions), _paths(conditions))))
+
+
+def _methods(conditions: Conditions) -> str:
+    return ", ".join(conditions.methods)
+
+
+def _paths(conditions: Conditions) -> str:
+    return ", ".join(pattern.text for pattern in conditions.paths)
 
 
 _AS_WELL: Final = {
@@ -267,6 +379,7 @@ def _judge(
     destination: Authority,
     text: str,
     decision: Decision,
+    seen: Seen | None,
 ) -> AddressAnswer:
     vetting = vet((text,), destination.port, decision.grant)
     passes = bool(vetting.passed) and not vetting.would_prohibit
@@ -280,7 +393,8 @@ def _judge(
     if vet((text,), destination.port, replace(decision.grant, closed=None, audit=False)).passed:
         # What remains is that a deny rule names its network.
         for number, rule in policy.matches(identity, host_of_address(address)):
-            if rule.action is Action.DENY and rule.covers_port(destination.port):
+            names_it = rule.action is Action.DENY and rule.covers_port(destination.port)
+            if names_it and rule.denies(seen):
                 name = policy.policies[number].name
                 return AddressAnswer(text, passes, f"closed by `{rule}` of {name} ({rule.place})")
         return AddressAnswer(text, passes, "closed by a deny rule for a network")

@@ -16,7 +16,10 @@ from typing import Any
 import msgspec
 
 from egress_proxy.core.addresses import PUBLIC_ONLY, Grant
+from egress_proxy.core.conditions import Conditions, Seen
+from egress_proxy.core.contract import ContractHeaders
 from egress_proxy.core.identity import Identity
+from egress_proxy.core.limits import Limits
 from egress_proxy.core.names import Authority, Host, IPAddress, plain_address
 from egress_proxy.core.networks import IPNetwork, NetworkIndex
 from egress_proxy.core.special_use import ANYWHERE, Surroundings
@@ -116,12 +119,19 @@ class Rule(msgspec.Struct, frozen=True, gc=False):
     """Whether a tunnel must be TLS to the host that was asked for (``tls: verify``)."""
     upstream: Route | None = None
     """How its destinations are reached; None where the rule does not say."""
+    conditions: Conditions | None = None
+    """What it asks of the request besides; None where it is for every request, tunnels included."""
 
     def __str__(self) -> str:
-        return f"{self.action.value} {self.target}"
+        text = f"{self.action.value} {self.target}"
+        return text if self.conditions is None else f"{text} ({self.conditions})"
 
     def covers_port(self, port: int) -> bool:
         return any(low <= port <= high for low, high in self.ports)
+
+    def denies(self, seen: Seen | None) -> bool:
+        """Whether a deny rule for this destination and port concerns a request, or may: what is unclear is denied."""
+        return self.conditions is None or self.conditions.fit(seen).may_be_meant
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +165,14 @@ class Policy:
     subjects: tuple[Subject, ...] | None
     """None means every client."""
     place: Place
+    contract_headers: ContractHeaders | None = None
+    """None where the policy does not say, and what the whole configuration says holds."""
+    limits: Limits | None = None
+    """What each tenant may do at most, whatever other policies say besides."""
+    tenant: str | None = None
+    """Whom its requests are charged to; None where that depends on who asks."""
+    trust_tenant_header: bool = False
+    """Whether clients may name their tenant themselves (``X-Tenant-ID``)."""
 
     def applies_to(self, identity: Identity, address: IPAddress) -> bool:
         return self.subjects is None or any(
@@ -173,6 +191,7 @@ class CompiledPolicy:
 
     __slots__ = (
         *("_any", "_applicable", "_below", "_closed", "_denied", "_exact", "_grant", "_networks"),
+        *("_sometimes_denied", "conditional"),
         *("__weakref__", "memo", "mode", "policies", "rule_count", "surroundings", "upstream"),
     )
 
@@ -192,11 +211,15 @@ class CompiledPolicy:
         self._any: list[Entry] = []
         self._networks: NetworkIndex[Entry] = NetworkIndex()
         self._denied: NetworkIndex[Entry] = NetworkIndex()
+        self._sometimes_denied: list[Entry] = []
+        self.conditional = False
+        """Whether any rule has conditions."""
         sets: dict[HostSet, list[Entry]] = {}
         count = 0
         for number, policy in enumerate(self.policies):
             for rule in policy.rules:
                 target, entry = rule.target, (number, rule)
+                self.conditional = self.conditional or rule.conditions is not None
                 if isinstance(target, HostPattern):
                     self._add(target, entry)
                 elif isinstance(target, HostSet):
@@ -206,6 +229,8 @@ class CompiledPolicy:
                     self._networks.add(target, entry)
                     if rule.action is Action.DENY:
                         self._denied.add(target, entry)
+                        if rule.conditions is not None:
+                            self._sometimes_denied.append(entry)
             count += len(policy.rules)
         for hosts, entries in sets.items():
             self._add_set(hosts, entries)
@@ -274,11 +299,23 @@ class CompiledPolicy:
                 dot = name.find(".", dot + 1)
         yield from self._any
 
-    def closed_networks(self, identity: Identity, port: int) -> ClosedNetworks | None:
-        """What deny rules close for this client and port, behind names too; None where no rule denies a network."""
+    @property
+    def closes_by_request(self) -> bool:
+        """Whether it depends on the request which networks are closed."""
+        return bool(self._sometimes_denied)
+
+    def closed_networks(
+        self, identity: Identity, port: int, seen: Seen | None = None
+    ) -> ClosedNetworks | None:
+        """What deny rules close for this client and port, behind names too; None where no rule denies a network.
+
+        ``seen`` is the request; None for a CONNECT.
+        """
         if not self._denied:
             return None
-        return self._closed(self._denied, self.applicable(identity), port)
+        # By the rules that do not concern the request, and not by the request: of those there are only so many.
+        spared = tuple(rule for _, rule in self._sometimes_denied if not rule.denies(seen))
+        return self._closed(self._denied, self.applicable(identity), port, spared)
 
     def grant(self, lifted: tuple[IPNetwork, ...], closed: ClosedNetworks | None) -> Grant:
         """What the address gate may pass. Equal ones are one object, because the gate remembers its answers by it."""
@@ -311,11 +348,15 @@ class ClosedNetworks:
     _denied: NetworkIndex[Entry]
     _applicable: frozenset[int]
     _port: int
+    _spared: tuple[Rule, ...] = ()
+    """Rules with conditions that the request does not meet."""
 
     def __call__(self, address: IPAddress) -> bool:
         """Whether one of them holds the address."""
         return any(
-            number in self._applicable and rule.covers_port(self._port)
+            number in self._applicable
+            and rule.covers_port(self._port)
+            and not (rule.conditions is not None and rule in self._spared)
             for number, rule in self._denied.holding(address)
         )
 

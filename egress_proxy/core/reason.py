@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class Event(StrEnum):
@@ -29,9 +30,27 @@ class Code(StrEnum):
     FORBIDDEN = "FORBIDDEN"
     UNAUTHORIZED = "UNAUTHORIZED"
     SCHEMA_VALIDATION_FAILED = "SCHEMA_VALIDATION_FAILED"
+    RATE_LIMIT_EXCEEDED = "RATE_LIMIT_EXCEEDED"
+    BUDGET_EXCEEDED = "BUDGET_EXCEEDED"
     HITL_REQUIRED = "HITL_REQUIRED"
+    CONFLICT = "CONFLICT"
     RETRY_LATER = "RETRY_LATER"
     INVARIANT_VIOLATION = "INVARIANT_VIOLATION"
+
+
+#: What each code says to a program that knows no more than the code.
+MEANINGS: Final = {
+    Code.POLICY_BLOCKED: "The policy refuses it, and will refuse it again. Do something else, or ask for a rule.",
+    Code.FORBIDDEN: "Whoever asks may not use this endpoint, whatever is asked for.",
+    Code.UNAUTHORIZED: "Credentials are needed, and missing or wrong.",
+    Code.SCHEMA_VALIDATION_FAILED: "The request is not what it must be. Mend it as the message says.",
+    Code.RATE_LIMIT_EXCEEDED: "Too many requests, tunnels or new hosts at the moment. Wait for `Retry-After`.",
+    Code.BUDGET_EXCEEDED: "The budget of bytes or requests is used up. `Retry-After` is the end of its window.",
+    Code.HITL_REQUIRED: "A human must approve it first. Go on with something else meanwhile.",
+    Code.CONFLICT: "It contradicts what was asked or decided before.",
+    Code.RETRY_LATER: "Allowed, and not possible at the moment. Send the same again after `Retry-After`.",
+    Code.INVARIANT_VIOLATION: "A defect of the proxy. Nothing was let through; report it with the request id.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +147,34 @@ def _closed(name: str, message: str, advice: str) -> Reason:
     )
 
 
+def _limited(name: str, code: Code, message: str, advice: str, retry_after: int) -> Reason:
+    """A limit of a policy. The answer says more exactly when to come back than ``retry_after``."""
+    return _row(name, Event.DENIED, code, 429, "http_request_denied", message, advice, retry_after)
+
+
 _ASK = "Do not retry. Ask whoever runs this proxy to allow it; `egress-proxy explain` names the rule to add."
 
 # The policy says no.
 HOST_NOT_ALLOWED = _policy("host_not_allowed", "No rule allows this host.", _ASK)
 PORT_NOT_ALLOWED = _policy("port_not_allowed", "The host is allowed, but not on this port.", _ASK)
+METHOD_NOT_ALLOWED = _policy(
+    "method_not_allowed",
+    "The host is allowed, but not with this method.",
+    f"A method that its rule names may do. {_ASK}",
+)
+PATH_NOT_ALLOWED = _policy(
+    "path_not_allowed",
+    "The host is allowed, but not this path.",
+    "Send the path in its plainest form: no `//`, `;` or backslash, and nothing percent-encoded that need not be. If "
+    "that is how it was sent, do not retry: ask whoever runs this proxy to allow it; `egress-proxy explain` names the "
+    "rule to add.",
+)
+CONNECT_NOT_ALLOWED = _policy(
+    "connect_not_allowed",
+    "The host is allowed for plain HTTP requests that the proxy can read, and not for tunnels.",
+    "Do not retry with CONNECT. If the host answers plain HTTP, send the request as `METHOD http://host/path` to the "
+    "proxy, as clients do for http:// URLs. If not, ask whoever runs this proxy to allow tunnels to it.",
+)
 DENY_RULE = _policy("deny_rule", "A deny rule names this destination.", _ASK)
 APPROVAL_REQUIRED = _row(
     "approval_required",
@@ -279,6 +321,32 @@ HEAD_TIMEOUT = _row(
     "The request head did not arrive in time.",
     "Send the whole head at once.",
     1,
+)
+
+# The contract headers are not what a request that changes something must carry (`contract_headers`, and the admin API).
+_CONTRACT = (
+    "Send both, once each: `Idempotency-Key: ` with a new UUID of version 4 for each deed and the same one for its "
+    "retries, and `X-Tenant-ID: ` with your tenant's name, 1 to 64 of A-Z a-z 0-9 . _ -"
+)
+IDEMPOTENCY_KEY_MISSING = _malformed(
+    "idempotency_key_missing",
+    "A request with this method needs the header Idempotency-Key.",
+    f"{_CONTRACT}.",
+)
+IDEMPOTENCY_KEY_INVALID = _malformed(
+    "idempotency_key_invalid",
+    "The header Idempotency-Key is not one UUID of version 4 (8-4-4-4-12 hexadecimal digits).",
+    f"{_CONTRACT}.",
+)
+TENANT_ID_MISSING = _malformed(
+    "tenant_id_missing",
+    "A request with this method needs the header X-Tenant-ID.",
+    f"{_CONTRACT}.",
+)
+TENANT_ID_INVALID = _malformed(
+    "tenant_id_invalid",
+    "The header X-Tenant-ID is not one name of 1 to 64 of A-Z a-z 0-9 . _ -.",
+    f"{_CONTRACT}.",
 )
 
 # Who is asking is not known.
@@ -454,9 +522,25 @@ OVERLOADED = _failure(
     "overloaded",
     503,
     "connection_limit_reached",
-    "The proxy has as many connections as it may.",
+    "The proxy has as many connections or tunnels as it may.",
     "Retry later.",
     1,
+)
+CLIENT_CONNECTIONS = _failure(
+    "client_connections",
+    503,
+    "connection_limit_reached",
+    "This client has as many connections to the proxy as it may.",
+    "Close connections that are not needed, or keep them for several requests; then retry.",
+    1,
+)
+STORE_UNAVAILABLE = _failure(
+    "store_unavailable",
+    503,
+    "proxy_internal_response",
+    "The store that keeps the limits of all replicas cannot be reached.",
+    "Retry later. Whoever runs the proxy finds why in the event `state_failed` on its stderr.",
+    5,
 )
 CREDENTIALS_UNCHECKED = _failure(
     "credentials_unchecked",
@@ -500,8 +584,8 @@ CREDENTIALS_REQUIRED = _row(
 NO_SUCH_ENDPOINT = _malformed(
     "no_such_endpoint", "The admin API has no such path.", "See docs/reference/admin.md.", 404
 )
-METHOD_NOT_ALLOWED = _malformed(
-    "method_not_allowed",
+ENDPOINT_METHOD_NOT_ALLOWED = _malformed(
+    "endpoint_method_not_allowed",
     "The admin API's path does not know this method.",
     "See docs/reference/admin.md.",
     405,
@@ -524,11 +608,79 @@ BODY_TOO_LARGE = _malformed(
 BAD_ADMIN_REQUEST = _malformed(
     "bad_admin_request", "The request's body is not what is wanted.", "Mend it as said."
 )
+IDEMPOTENCY_KEY_REUSED = _row(
+    "idempotency_key_reused",
+    Event.DENIED,
+    Code.CONFLICT,
+    409,
+    "http_request_denied",
+    "The Idempotency-Key was used for another request within the last 24 hours.",
+    "Send a new UUID of version 4 for a new request; the same one is for the retries of one request alone.",
+)
 RELOAD_FAILED = _malformed(
     "reload_failed",
     "The configuration has errors; the old one stays in force.",
     "Mend the errors named.",
     422,
+)
+
+# The tenant has had what its policy grants. Most of these say exactly when there will be more.
+_WAIT = "Wait for as long as `Retry-After` says: sooner it is refused again, and then it is not."
+REQUEST_RATE = _limited(
+    "request_rate",
+    Code.RATE_LIMIT_EXCEEDED,
+    "The tenant sends more requests a second than its policy allows.",
+    f"{_WAIT} Send requests more evenly, or fewer at once.",
+    1,
+)
+TUNNEL_LIMIT = _limited(
+    "tunnel_limit",
+    Code.RATE_LIMIT_EXCEEDED,
+    "The tenant has as many tunnels open as its policy allows.",
+    "Close tunnels that are not needed, and use one for several requests; then retry.",
+    5,
+)
+NEW_HOSTS_LIMIT = _limited(
+    "new_hosts_limit",
+    Code.RATE_LIMIT_EXCEEDED,
+    "The tenant has begun to talk to as many different hosts within an hour as its policy allows.",
+    f"{_WAIT} Hosts that it has talked to within the hour stay open to it.",
+    60,
+)
+REQUEST_BUDGET = _limited(
+    "request_budget",
+    Code.BUDGET_EXCEEDED,
+    "The tenant has sent as many requests today as its policy allows.",
+    f"{_WAIT} If it is urgent, ask whoever runs this proxy for a larger budget.",
+    60,
+)
+BYTE_BUDGET = _limited(
+    "byte_budget",
+    Code.BUDGET_EXCEEDED,
+    "The tenant has sent or received as many bytes today as its policy allows.",
+    f"{_WAIT} If it is urgent, ask whoever runs this proxy for a larger budget.",
+    60,
+)
+BYTE_BUDGET_SPENT = _row(
+    "byte_budget_spent",
+    Event.CLOSED,
+    Code.BUDGET_EXCEEDED,
+    429,
+    "connection_terminated",
+    "The tenant's bytes of the day were used up while the connection was open.",
+    "Ask again to learn from `Retry-After` when the next day begins. If it is urgent, ask whoever runs this proxy for "
+    "a larger budget.",
+    60,
+)
+STORE_LOST = _row(
+    "store_lost",
+    Event.CLOSED,
+    Code.RETRY_LATER,
+    503,
+    "connection_terminated",
+    "The store that keeps the tenant's budget of bytes went away while the connection was open.",
+    "Retry later.",
+    5,
 )
 
 # A defect of ours.

@@ -19,6 +19,8 @@ class Record(msgspec.Struct, omit_defaults=True):
     event: str = ""
     request_id: str = ""
     client: str = ""
+    tenant: str | None = None
+    """Whom the request is charged to, by the policy that decided."""
     user: str | None = None
     """Whose credentials were right. A name that was not verified may be anything, a password too."""
     method: str | None = None
@@ -28,6 +30,8 @@ class Record(msgspec.Struct, omit_defaults=True):
     status: int | None = None
     code: str | None = None
     reason: str | None = None
+    contract: str | None = None
+    """What was wrong with the contract headers of a request that went on all the same, as a reason's name."""
     policy: str | None = None
     rule: str | None = None
     generation: int | None = None

@@ -67,3 +67,21 @@ class Upstream(msgspec.Struct, frozen=True):
                 for network in self.networks
             )
         return None if direct else self.parent
+
+    def exception(self, host: Host) -> str | None:
+        """The entry of ``no_proxy`` because of which a host is reached directly; None where none is."""
+        address = host.address
+        if address is not None:
+            return next(
+                (
+                    str(network)
+                    for network in self.networks
+                    if address.version == network.version and address in network
+                ),
+                None,
+            )
+        if host.text in self.names:
+            return host.text
+        # The one that says most.
+        ends = [suffix for suffix in self.suffixes if host.text.endswith(suffix)]
+        return f"*{max(ends, key=len)}" if ends else None

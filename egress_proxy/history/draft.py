@@ -75,7 +75,8 @@ def draft(
     if problem is None:
         policy = after.config.policy
         for wish in lifted:
-            if refusal(policy, wish.identity, wish.destination, wish.addresses)[1] is not None:
+            about = (wish.identity, wish.destination, wish.addresses, wish.asked)
+            if refusal(policy, *about)[1] is not None:
                 problem = f"{wish.destination} would still be refused for {wish.identity}"
                 break
     if problem is not None:

@@ -21,8 +21,9 @@ import msgspec
 
 from egress_proxy.config.subjects import NAMESPACE, USER
 from egress_proxy.core import reason as reasons
+from egress_proxy.core.conditions import Asked
 from egress_proxy.core.errors import HostError, IdentityError
-from egress_proxy.core.explain import parse_address, parse_target
+from egress_proxy.core.explain import parse_address, parse_question
 from egress_proxy.core.identity import Identity, identity
 from egress_proxy.core.names import Authority, parse_authority
 from egress_proxy.core.reason import REASONS, Code, Event
@@ -40,6 +41,9 @@ RULES: Final = frozenset(
         reasons.HOST_NOT_ALLOWED,
         reasons.PORT_NOT_ALLOWED,
         reasons.ADDRESS_NOT_ALLOWED,
+        reasons.METHOD_NOT_ALLOWED,
+        reasons.PATH_NOT_ALLOWED,
+        reasons.CONNECT_NOT_ALLOWED,
         reasons.DENY_RULE,
         reasons.APPROVAL_REQUIRED,
         reasons.DESTINATION_IP_PROHIBITED,
@@ -52,6 +56,7 @@ _PERHAPS_UNDECIDED: Final = frozenset(
         reasons.DRAINING,
         reasons.STARTING,
         reasons.OVERLOADED,
+        reasons.CLIENT_CONNECTIONS,
         reasons.CREDENTIALS_UNCHECKED,
         reasons.INTERNAL_ERROR,
         reasons.CLIENT_ABORTED,
@@ -75,6 +80,8 @@ class PastRequest(msgspec.Struct, frozen=True):
     """The destination's address that was dialled."""
     time: str
     """When it ended, in RFC 3339; empty where that is unknown."""
+    asked: Asked | None = None
+    """The method and the path of a plain request, as far as the log tells them; None of a tunnel."""
 
 
 class Skipped(StrEnum):
@@ -230,8 +237,10 @@ class _Line(msgspec.Struct):
     client: Any = None
     namespace: Any = None
     user: Any = None
+    method: Any = None
     host: Any = None
     port: Any = None
+    path: Any = None
     reason: Any = None
     policy: Any = None
     address: Any = None
@@ -279,7 +288,23 @@ def _parse_ours(text: str) -> PastRequest | Skipped:
         reason=reason if refused else None,
         address=None if address is None else parse_address(address),
         time="" if time is None else f"{time[1]}Z",
+        asked=_asked(_text(line.method, "method"), _text(line.path, "path")),
     )
+
+
+def _asked(method: str | None, path: str | None) -> Asked | None:
+    """What a line says was asked. Without a path, no rule with `paths` can be sure of it."""
+    if method is None or method == "CONNECT":
+        return None
+    if not _METHOD.fullmatch(method):
+        raise _LineError("`method` is no method")
+    if path is not None and not _PATH.fullmatch(path):
+        raise _LineError("`path` is no path")
+    return Asked(method, b"" if path is None else path.encode("ascii"))
+
+
+_METHOD: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,1000}")
+_PATH: Final = re.compile(r"[\x21-\x7e]+")
 
 
 def _text(value: object, field: str) -> str | None:
@@ -340,16 +365,22 @@ def _parse_squid(text: str) -> PastRequest | Skipped:
         raise _LineError("the URL has no scheme")
     if not url.isascii():
         raise _LineError("the URL holds characters beyond ASCII")
-    connect = method == "CONNECT"
+    if method == "CONNECT":
+        destination, asked = parse_authority(url.encode("ascii"), None), None
+    else:
+        # What Squid read of https:// was inside a tunnel.
+        plain = url[:7].lower() == "http://"
+        destination, asked = parse_question(url, method if plain else None)
     return PastRequest(
         # A name that our users cannot have, such as DOMAIN\user, says nothing here.
         identity=_identity(parts[2], user if user != "-" and USER.fullmatch(user) else None, None),
-        destination=parse_authority(url.encode("ascii"), None) if connect else parse_target(url),
+        destination=destination,
         refused=refused,
         was=parts[3] if refused else Event.ALLOWED.value,
         reason=None,
         address=_squid_address(peer),
         time=_squid_time(float(parts[0])),
+        asked=asked,
     )
 
 

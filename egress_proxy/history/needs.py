@@ -22,7 +22,9 @@ from egress_proxy.core.advice import (
     opens,
     smallest_rule,
     subject_for,
+    why_no_condition,
 )
+from egress_proxy.core.conditions import Asked, Conditions, see
 from egress_proxy.core.decide import Decision, decide, judged_addresses, vet_addresses
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import Authority
@@ -54,6 +56,8 @@ class Wish:
     """Those behind the name, where they are known and rules must open one of them."""
     unknown_address: bool = False
     """Whether it was refused for an address that the log does not name."""
+    asked: Asked | None = None
+    """What was asked for, where the decision depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,9 @@ class WantedRule:
     ports: tuple[int, ...]
     networks: tuple[IPNetwork, ...]
     """What it opens beyond public addresses."""
+    methods: tuple[str, ...]
+    paths: tuple[str, ...]
+    """What it is for, where that is not every request."""
     tally: Tally
     clients: Counter[Identity]
 
@@ -102,26 +109,36 @@ class WantedRule:
         """As configuration: one rule, unless it has more ports or networks than a rule may."""
         found: list[Value] = []
         ports = tuple((port, port) for port in self.ports)
-        if ports == DEFAULT_PORTS and not self.networks and not self.is_cidr:
+        plain = not self.networks and not self.methods and not self.paths
+        if ports == DEFAULT_PORTS and plain and not self.is_cidr:
             return [self.target]
-        for some_networks in _chunks([str(network) for network in self.networks]) or [[]]:
-            for some_ports in _chunks(_port_items(self.ports)):
-                value: dict[str, str | list[int | str]] = {
-                    "cidr" if self.is_cidr else "host": self.target,
-                    "ports": some_ports,
-                }
-                if some_networks:
-                    value["allow_private"] = list(some_networks)
-                found.append(value)
+        for some_networks, some_paths, some_ports in self._parts():
+            value: dict[str, str | list[int | str]] = {
+                "cidr" if self.is_cidr else "host": self.target,
+                "ports": some_ports,
+            }
+            if self.methods:
+                value["methods"] = list(self.methods)
+            if some_paths:
+                value["paths"] = list(some_paths)
+            if some_networks:
+                value["allow_private"] = [str(network) for network in some_networks]
+            found.append(value)
         return found
+
+    def _parts(self) -> Iterator[tuple[list[IPNetwork], list[str], list[int | str]]]:
+        """The networks, paths and ports of each rule that is needed, since a rule has only so many."""
+        for some_networks in _chunks(list(self.networks)) or [[]]:
+            for some_paths in _chunks(list(self.paths)) or [[]]:
+                for some_ports in _chunks(_port_items(self.ports)):
+                    yield some_networks, some_paths, some_ports
 
     def rules(self) -> Iterator[tuple[object, ...]]:
         """What :attr:`values` mean, as :func:`rule_key` spells it."""
-        networks = list(self.networks)
-        for some_networks in _chunks(networks) or [[]]:
-            for some_ports in _chunks(_port_items(self.ports)):
-                ranges = merge_ports(tuple(map(_as_range, some_ports)))
-                yield ("allow", self.target, ranges, tuple(some_networks), True, None)
+        for some_networks, some_paths, some_ports in self._parts():
+            ranges = merge_ports(tuple(map(_as_range, some_ports)))
+            conditions = (self.methods, tuple(some_paths))
+            yield ("allow", self.target, ranges, tuple(some_networks), True, None, conditions)
 
 
 @dataclass(slots=True)
@@ -139,20 +156,33 @@ class Home:
 def rule_key(rule: Rule) -> tuple[object, ...]:
     """What a rule means, without where it stands."""
     target = str(rule.target)
-    return (rule.action.value, target, rule.ports, rule.allow_private, rule.tls, rule.upstream)
+    return (
+        *(rule.action.value, target, rule.ports, rule.allow_private, rule.tls, rule.upstream),
+        _meaning(rule.conditions),
+    )
+
+
+def _meaning(conditions: Conditions | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if conditions is None:
+        return (), ()
+    return conditions.methods, tuple(pattern.text for pattern in conditions.paths)
 
 
 # Judging ----------------------------------------------------------------------------------------------------------
 
 
 def refusal(
-    policy: CompiledPolicy, identity: Identity, destination: Authority, addresses: tuple[str, ...]
+    policy: CompiledPolicy,
+    identity: Identity,
+    destination: Authority,
+    addresses: tuple[str, ...],
+    asked: Asked | None = None,
 ) -> tuple[Decision, Reason | None]:
     """What the rules decide, and why they refuse; the mode does not matter.
 
     ``addresses`` are those behind the name, as far as they are known.
     """
-    decision = decide(policy, identity, destination)
+    decision = decide(policy, identity, destination, asked)
     if decision.denial is not None:
         return decision, decision.denial
     addresses = judged_addresses(decision, destination, addresses)
@@ -162,14 +192,25 @@ def refusal(
 
 
 def that_matter(
-    policy: CompiledPolicy, identity: Identity, destination: Authority, addresses: tuple[str, ...]
+    policy: CompiledPolicy,
+    identity: Identity,
+    destination: Authority,
+    addresses: tuple[str, ...],
+    asked: Asked | None = None,
 ) -> tuple[str, ...]:
     """The addresses behind a name if a rule must open one of them; none where one can be dialled anyway."""
-    if destination.host.address is not None or decide(policy, identity, destination).parent:
+    if destination.host.address is not None or decide(policy, identity, destination, asked).parent:
         return ()
-    closed = policy.closed_networks(identity, destination.port)
+    closed = policy.closed_networks(identity, destination.port, see(asked))
     grant = _nothing_lifted(closed, policy.surroundings)
     return () if vet(addresses, destination.port, grant).passed else addresses
+
+
+def asked_that_matters(
+    policy: CompiledPolicy, identity: Identity, destination: Authority, asked: Asked | None
+) -> Asked | None:
+    """What was asked if the decision depends on it: else requests of one destination are all alike."""
+    return asked if decide(policy, identity, destination).conditional else None
 
 
 # The gate remembers its answers by the grant itself.
@@ -180,7 +221,8 @@ def _nothing_lifted(closed: ClosedNetworks | None, surroundings: Surroundings) -
 
 def lift(policy: CompiledPolicy, wish: Wish) -> tuple[Decision, Rule | Hopeless]:
     """The smallest rule that lets a refused request through."""
-    decision, denial = refusal(policy, wish.identity, wish.destination, wish.addresses)
+    asked = wish.asked
+    decision, denial = refusal(policy, wish.identity, wish.destination, wish.addresses, asked)
     addresses = judged_addresses(decision, wish.destination, wish.addresses)
     if wish.unknown_address and denial is None:
         return decision, Hopeless(
@@ -192,13 +234,17 @@ def lift(policy: CompiledPolicy, wish: Wish) -> tuple[Decision, Rule | Hopeless]
         return decision, Hopeless(denial.name, "a deny rule beats every rule that could be added")
     if denial is reasons.APPROVAL_REQUIRED:
         return decision, Hopeless(denial.name, "a human must approve it, or the rule be moved")
+    why = why_no_condition(decision, asked)
+    if why is not None:
+        return decision, Hopeless(denial.name, why)
     if any(is_guarded(text, policy.surroundings) for text in addresses):
         return decision, Hopeless(
             denial.name,
             "its address is the machine's own, link-local or a cloud's metadata service",
         )
-    rule = smallest_rule(wish.destination, addresses, decision)
-    if addresses and not opens(rule, policy, wish.identity, wish.destination, addresses, decision):
+    rule = smallest_rule(wish.destination, addresses, decision, asked)
+    about = (wish.identity, wish.destination, addresses, decision, asked)
+    if addresses and not opens(rule, policy, *about):
         why = "no rule that could be added opens its address"
         return decision, Hopeless(denial.name, why)
     return decision, rule
@@ -247,35 +293,61 @@ class _Need:
         self.clients += other.clients
 
 
+@dataclass(frozen=True, slots=True)
+class _Want:
+    """What one request needs."""
+
+    target: str
+    is_cidr: bool
+    port: int
+    method: str
+    path: str
+    """Both are empty where the rule is for every request."""
+
+    def family(self, networks: tuple[IPNetwork, ...]) -> _Family:
+        """What it shares with others that one rule can stand for, and not be wider than all of them."""
+        kind = "paths" if self.path else "methods" if self.method else "ports"
+        port = self.port if kind != "ports" else 0
+        method = self.method if kind == "paths" else ""
+        return self.target, self.is_cidr, networks, kind, port, method
+
+
+_Family = tuple[str, bool, tuple[IPNetwork, ...], str, int, str]
+
+
+def _want(rule: Rule) -> _Want:
+    """What the smallest rule for a request asks for: one port, and at most one method and one path."""
+    methods, paths = _meaning(rule.conditions)
+    is_cidr = not isinstance(rule.target, HostPattern)
+    return _Want(str(rule.target), is_cidr, rule.ports[0][0], "".join(methods), "".join(paths))
+
+
 class Needs:
     """Collects rules, and then says which policy gets which."""
 
     def __init__(self, policy: CompiledPolicy) -> None:
         self._policy = policy
         self._numbers = {found.name: number for number, found in enumerate(policy.policies)}
-        #: By what is wanted (host or network, port), then by policy.
-        self._needs: dict[tuple[str, bool, int], dict[_Where, _Need]] = {}
+        #: By what is wanted, then by policy.
+        self._needs: dict[_Want, dict[_Where, _Need]] = {}
 
     def add(self, identity: Identity, decision: Decision, rule: Rule, tally: Tally) -> None:
         """Note that a client needs a rule."""
         home = home_of(self._policy, identity, decision)
         where = Subject(*subject_for(identity)) if home is None else self._numbers[home.name]
-        is_cidr = not isinstance(rule.target, HostPattern)
-        key = (str(rule.target), is_cidr, rule.ports[0][0])
-        need = self._needs.setdefault(key, {}).setdefault(where, _Need())
+        need = self._needs.setdefault(_want(rule), {}).setdefault(where, _Need())
         need.networks.update(rule.allow_private)
         need.tally.include(tally)
         need.clients[identity] += tally.requests
 
     def homes(self) -> list[Home]:
         """The policies that get rules, in the order of the configuration, new ones last."""
-        rules: dict[_Where, dict[tuple[str, bool, tuple[IPNetwork, ...]], dict[int, _Need]]] = {}
-        for (target, is_cidr, port), places in self._needs.items():
+        rules: dict[_Where, dict[_Family, list[tuple[_Want, _Need]]]] = {}
+        for want, places in self._needs.items():
             self._drop_covered(places)
             for where, need in places.items():
-                networks = tuple(sorted(need.networks, key=_network_order))
-                same = rules.setdefault(where, {}).setdefault((target, is_cidr, networks), {})
-                same[port] = need
+                family = want.family(tuple(sorted(need.networks, key=_network_order)))
+                rules.setdefault(where, {}).setdefault(family, []).append((want, need))
         taken = set(self._numbers)
         homes: list[Home] = []
         for where, found in sorted(rules.items(), key=lambda item: _where_order(item[0])):
@@ -286,7 +358,7 @@ class Needs:
                 name = new_policy_name(where.key, where.value, taken)
                 taken.add(name)
                 home = Home(None, where, name)
-            home.rules = [_wanted(what, ports) for what, ports in found.items()]
+            home.rules = [_wanted(family[2], wants) for family, wants in found.items()]
             home.rules.sort(key=_rule_order)
             homes.append(home)
         return homes
@@ -311,13 +383,20 @@ class Needs:
                     break
 
 
-def _wanted(what: tuple[str, bool, tuple[IPNetwork, ...]], ports: dict[int, _Need]) -> WantedRule:
-    target, is_cidr, networks = what
+def _wanted(networks: tuple[IPNetwork, ...], wants: list[tuple[_Want, _Need]]) -> WantedRule:
     together = _Need()
-    for need in ports.values():
+    for _, need in wants:
         together.include(need)
-    found = tuple(sorted(ports))
-    return WantedRule(target, is_cidr, found, networks, together.tally, together.clients)
+    (any_of_them, _), *_ = wants
+    return WantedRule(
+        *(any_of_them.target, any_of_them.is_cidr),
+        tuple(sorted({want.port for want, _ in wants})),
+        networks,
+        tuple(sorted({want.method for want, _ in wants} - {""})),
+        tuple(sorted({want.path for want, _ in wants} - {""})),
+        together.tally,
+        together.clients,
+    )
 
 
 def _where_order(where: _Where) -> tuple[int, str, str]:
@@ -331,8 +410,9 @@ def _network_order(network: IPNetwork) -> tuple[int, int, int]:
 def _rule_order(rule: WantedRule) -> tuple[object, ...]:
     """Hosts by domain, then networks."""
     if rule.is_cidr:
-        return True, *_network_order(ip_network(rule.target)), rule.ports
-    return False, rule.target.split(".")[::-1], rule.ports
+        network = _network_order(ip_network(rule.target))
+        return True, *network, rule.ports, rule.methods, rule.paths
+    return False, rule.target.split(".")[::-1], rule.ports, rule.methods, rule.paths
 
 
 def _port_items(ports: Iterable[int]) -> list[int | str]:

@@ -9,12 +9,13 @@ from typing import Final, NamedTuple
 import msgspec
 
 from egress_proxy.core import reason as reasons
+from egress_proxy.core.conditions import Asked
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import Authority
 from egress_proxy.core.policy import CompiledPolicy
 from egress_proxy.core.reason import Event, Reason
 from egress_proxy.history.logs import LogReader, LogSummary, PastRequest
-from egress_proxy.history.needs import refusal, that_matter, unseen_subjects
+from egress_proxy.history.needs import asked_that_matters, refusal, that_matter, unseen_subjects
 from egress_proxy.history.tally import Distinct, Tally, count, left_out_message, one_line
 
 
@@ -33,6 +34,9 @@ class Change(msgspec.Struct, frozen=True):
     kind: Kind
     client: str
     destination: str
+    method: str | None
+    path: str | None
+    """Of a plain request, where the decision is about them."""
     address: str | None
     """The address that was dialled, where the decision is about it."""
     before: str
@@ -75,6 +79,7 @@ class _Key(NamedTuple):
     addresses: tuple[str, ...]
     before: str
     kind: Kind
+    asked: Asked | None
 
 
 def replay(policy: CompiledPolicy, lines: Iterable[str]) -> Replay:
@@ -86,9 +91,9 @@ def replay(policy: CompiledPolicy, lines: Iterable[str]) -> Replay:
     changes: Distinct[_Key] = Distinct()
     same = not_replayed = 0
     for request in reader:
-        who, destination = request.identity, request.destination
+        who, destination, asked = request.identity, request.destination, request.asked
         known = () if request.address is None else (request.address,)
-        decision, denial = refusal(policy, who, destination, known)
+        decision, denial = refusal(policy, who, destination, known, asked)
         if denial is None and decision.parent is None and _hidden_address(request):
             not_replayed += 1
             continue
@@ -96,8 +101,9 @@ def replay(policy: CompiledPolicy, lines: Iterable[str]) -> Replay:
         if kind is None:
             same += 1
             continue
-        matter = that_matter(policy, who, destination, known)
-        changes.add(_Key(who, destination, matter, request.was, kind), request.time)
+        matter = that_matter(policy, who, destination, known, asked)
+        asked = asked_that_matters(policy, who, destination, asked)
+        changes.add(_Key(who, destination, matter, request.was, kind, asked), request.time)
     log = reader.summary()
     notes = unseen_subjects(policy, reader.named) if log.requests else []
     if changes.left_out:
@@ -143,18 +149,21 @@ def _told(policy: CompiledPolicy, changes: Distinct[_Key]) -> tuple[Change, ...]
             each.client,
             each.before,
             each.address or "",
+            (each.method or "", each.path or ""),
         )
     )
     return tuple(found)
 
 
 def _change(policy: CompiledPolicy, key: _Key, tally: Tally) -> Change:
-    decision, denial = refusal(policy, key.identity, key.destination, key.addresses)
+    decision, denial = refusal(policy, key.identity, key.destination, key.addresses, key.asked)
     match = decision.match
     return Change(
         kind=key.kind,
         client=str(key.identity),
         destination=str(key.destination),
+        method=None if key.asked is None else key.asked.method,
+        path=None if key.asked is None else key.asked.path.partition(b"?")[0].decode("ascii"),
         address=key.addresses[0] if key.addresses else None,
         before=key.before,
         after=Event.ALLOWED.value if denial is None else f"{Event.DENIED} ({denial.name})",
@@ -185,7 +194,8 @@ def as_text(found: Replay) -> str:
 
 
 def _line(change: Change) -> str:
-    text = f"{_HEADINGS[change.kind]}: {change.destination} for {change.client}"
+    asked = "" if change.method is None else f"{change.method} {change.path} of "
+    text = f"{_HEADINGS[change.kind]}: {asked}{change.destination} for {change.client}"
     if change.address is not None:
         text += f" at {change.address}"
     text += f": {change.before} -> {change.after}"

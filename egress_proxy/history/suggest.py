@@ -12,6 +12,7 @@ from typing import Final
 from egress_proxy.config.lint.suffixes import Suffixes
 from egress_proxy.config.load import load
 from egress_proxy.core import reason as reasons
+from egress_proxy.core.conditions import Asked
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import Authority
 from egress_proxy.core.policy import CompiledPolicy
@@ -23,6 +24,7 @@ from egress_proxy.history.needs import (
     Hopeless,
     Needs,
     Wish,
+    asked_that_matters,
     lift,
     refusal,
     that_matter,
@@ -93,8 +95,8 @@ def suggest(
     after = outcome.policy
     also = [
         AlsoAllowed(str(identity), str(destination), tally.requests)
-        for (identity, destination, known), tally in refused.others.items()
-        if after is not None and refusal(after, identity, destination, known)[1] is None
+        for (identity, destination, known, asked), tally in refused.others.items()
+        if after is not None and refusal(after, identity, destination, known, asked)[1] is None
     ]
     log = reader.summary()
     notes = unseen_subjects(policy, reader.named) if log.requests else []
@@ -140,14 +142,16 @@ class _Refused:
         self.count = 0
         self.already_allowed = 0
         self.wishes: Distinct[Wish] = Distinct()
-        self.others: Distinct[tuple[Identity, Authority, tuple[str, ...]]] = Distinct()
+        self.others: Distinct[tuple[Identity, Authority, tuple[str, ...], Asked | None]] = (
+            Distinct()
+        )
 
     def read(self, request: PastRequest) -> None:
-        identity, destination = request.identity, request.destination
+        identity, destination, asked = request.identity, request.destination, request.asked
         known = self._addresses.get(destination.host.text, ())
         if not known and request.address is not None:
             known = (request.address,)
-        decision, denial = refusal(self._policy, identity, destination, known)
+        decision, denial = refusal(self._policy, identity, destination, known, asked)
         if request.refused:
             self.count += 1
             prohibited = request.reason == reasons.DESTINATION_IP_PROHIBITED.name
@@ -158,13 +162,14 @@ class _Refused:
                 return
         elif denial is None:
             return
-        matter = that_matter(self._policy, identity, destination, known)
+        matter = that_matter(self._policy, identity, destination, known, asked)
+        asked = asked_that_matters(self._policy, identity, destination, asked)
         if request.refused:
             # Of a host that no rule allows, the rule is suggested first: its addresses are looked at after that.
-            wish = Wish(identity, destination, matter, denial is None)
+            wish = Wish(identity, destination, matter, denial is None, asked)
             self.wishes.add(wish, request.time)
         else:
-            self.others.add((identity, destination, matter), request.time)
+            self.others.add((identity, destination, matter, asked), request.time)
 
 
 # Telling ----------------------------------------------------------------------------------------------------------

@@ -191,5 +191,5 @@ def why_unknown(acl: Acl) -> str:
     if asked is not None:
         return f"acl `{shown(acl.name)}`{where} asks for {asked}, which no rule here does"
     if acl.kind == "method":
-        return f"acl `{shown(acl.name)}`{where} tells methods other than CONNECT apart, which no rule here does"
+        return f"acl `{shown(acl.name)}`{where} tells methods other than CONNECT apart, which the import does not"
     return f"acl `{shown(acl.name)}`{where} is not known in full"

@@ -330,8 +330,8 @@ class Decisions:
         for number, mask in self.plain_only.items():
             why = (
                 f"ports {ports_text(self.ranges_of(mask))}: Squid allows plain requests there and denies CONNECT; "
-                "rules here decide both alike, so these ports stay closed; add `ports` by hand where plain HTTP is "
-                "needed"
+                "the import decides both alike, so these ports stay closed; where plain HTTP is needed, add a rule "
+                "with `methods` by hand"
             )
             yield self.line(number).note(why)
         for number, mask in self.connect_only.items():

@@ -14,8 +14,8 @@ from egress_proxy.core import reason as reasons
 from egress_proxy.core.errors import HeadError
 from egress_proxy.core.http1 import END_OF_HEAD, HeadLimits, check_partial
 from egress_proxy.core.identity import Identity
+from egress_proxy.net.flow import half_close
 from egress_proxy.net.poller import READABLE, WRITABLE, Interrupted, Strand
-from egress_proxy.net.relay import half_close
 
 if TYPE_CHECKING:
     from egress_proxy.config.model import Timeouts
@@ -38,12 +38,34 @@ class Next(Enum):
     NOTHING = "a tunnel has it now"
 
 
+class Heads:
+    """Clients that have not sent a whole request head, and for which the proxy waits."""
+
+    __slots__ = ("most", "waiting")
+
+    def __init__(self) -> None:
+        self.most = 0
+        self.waiting = 0
+
+
 class Client:
     """One client connection, and what has been read from it and not used yet."""
 
-    __slots__ = ("buffer", "fd", "fresh", "identity", "started", "strand", "watched")
+    __slots__ = (
+        *(
+            "_heads",
+            "_output_watched",
+            "buffer",
+            "fd",
+            "fresh",
+            "identity",
+            "started",
+            "strand",
+            "watched",
+        ),
+    )
 
-    def __init__(self, strand: Strand, fd: int, address: str) -> None:
+    def __init__(self, strand: Strand, fd: int, address: str, heads: Heads) -> None:
         self.strand = strand
         self.fd = fd
         self.identity = Identity(address)
@@ -54,6 +76,8 @@ class Client:
         self.started = monotonic()
         """When the current request began, or its head was complete."""
         self.watched = False
+        self._output_watched = False
+        self._heads = heads
 
     def watch(self) -> None:
         """Have the poller tell when there is something to read. Short conversations end before there is a need."""
@@ -63,8 +87,10 @@ class Client:
 
     def watch_output(self) -> None:
         """Have the poller tell when it can be written, too."""
-        self.watch()
-        self.strand.poller.watch_output(self.fd)
+        if not self._output_watched:
+            self._output_watched = True
+            self.watch()
+            self.strand.poller.watch_output(self.fd)
 
     async def read_head(
         self, limits: HeadLimits, timeouts: Timeouts, *, draining: bool
@@ -106,8 +132,13 @@ class Client:
 
     async def _wait_for_head(self, deadline: float, *, begun: bool) -> bool:
         """Wait for more of a head; False when there will be none. Raises HeadError."""
+        heads = self._heads
+        counted = begun or self.fresh
+        if counted and heads.waiting >= heads.most:
+            raise HeadError(reasons.OVERLOADED, "of clients in the middle of a request")
         self.watch()
         self.strand.idle = not begun
+        heads.waiting += counted
         try:
             await self.strand.until(READABLE, deadline)
         except TimeoutError:
@@ -119,6 +150,7 @@ class Client:
                 raise
             return False
         finally:
+            heads.waiting -= counted
             self.strand.idle = False
         return True
 

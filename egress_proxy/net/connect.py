@@ -10,6 +10,7 @@ from egress_proxy.config.model import Config
 from egress_proxy.core import reason as reasons
 from egress_proxy.core.reason import Event
 from egress_proxy.core.record import Record
+from egress_proxy.limits.limiter import Admission
 from egress_proxy.net.client import Client, Next
 from egress_proxy.net.hello import Opening
 from egress_proxy.net.poller import READABLE, Interrupted
@@ -65,30 +66,12 @@ async def serve_connect(
                 record.conclude(Event.CLOSED, stop.reason)
                 return Next.CLOSE
         record.status = 200
-        worker.metrics.tunnels_active += 1
-        tunnel = Tunnel(
-            worker.poller,
-            worker.pipes,
-            client.fd,
-            origin,
-            idle_time=timeouts.idle,
-            lifetime=timeouts.lifetime,
-            on_end=partial(_end_tunnel, worker, client, origin, record),
-            permit=permit,
+        begin_tunnel(
+            *(worker, client, origin, config, permit, record),
+            client_readable=client_readable,
+            origin_readable=origin_readable,
             inspector=inspector,
         )
-        early, client.buffer = client.buffer, b""
-        try:
-            tunnel.start(
-                early,
-                watched=client.watched,
-                client_readable=client_readable,
-                origin_readable=origin_readable,
-            )
-        except OSError:
-            # The system has no room to watch one more. The tunnel has not begun, so it does not end by itself.
-            worker.metrics.tunnels_active -= 1
-            raise
         taken_over = True
         return Next.NOTHING
     finally:
@@ -96,17 +79,67 @@ async def serve_connect(
             worker.poller.close(origin.detach())
 
 
+def begin_tunnel(
+    worker: Worker,
+    client: Client,
+    origin: socket.SocketType,
+    config: Config,
+    permit: Permit,
+    record: Record,
+    *,
+    client_readable: bool,
+    origin_readable: bool,
+    inspector: Inspector | None = None,
+    received: int = 0,
+) -> None:
+    """Leave both connections to a tunnel, with what is in the client's buffer.
+
+    ``received`` are bytes of the origin's that the client has had already.
+
+    Raises OSError; the origin's connection then is still the caller's.
+    """
+    worker.metrics.tunnels_active += 1
+    tunnel = Tunnel(
+        worker.poller,
+        worker.pipes,
+        client.fd,
+        origin,
+        idle_time=config.timeouts.idle,
+        lifetime=config.timeouts.lifetime,
+        on_end=partial(_end_tunnel, worker, client, origin, record, permit.admission, received),
+        permit=permit,
+        inspector=inspector,
+        admission=permit.admission,
+    )
+    early, client.buffer = client.buffer, b""
+    try:
+        tunnel.start(
+            early,
+            watched=client.watched,
+            client_readable=client_readable,
+            origin_readable=origin_readable,
+        )
+    except OSError:
+        # The system has no room to watch one more. The tunnel has not begun, so it does not end by itself.
+        worker.metrics.tunnels_active -= 1
+        raise
+
+
 def _end_tunnel(
     worker: Worker,
     client: Client,
     origin: socket.SocketType,
     record: Record,
+    admission: Admission | None,
+    received: int,
     tunnel: Tunnel,
     error: Exception | None,
 ) -> None:
     """Record how a tunnel ended and close its connections."""
     worker.metrics.tunnels_active -= 1
-    record.bytes_sent, record.bytes_received = tunnel.sent, tunnel.received
+    if admission is not None:
+        admission.release()
+    record.bytes_sent, record.bytes_received = tunnel.sent, tunnel.received + received
     if isinstance(error, Interrupted):
         record.conclude(error.reason.event, error.reason)
     elif error is not None:
@@ -118,4 +151,4 @@ def _end_tunnel(
         record.conclude(Event.ALLOWED, None)
     worker.conclude(record, client.started)
     worker.poller.close(origin.detach())
-    worker.close(client.fd)
+    worker.close(client)

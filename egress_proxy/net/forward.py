@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from egress_proxy.core import reason as reasons
-from egress_proxy.core.body import LAST_CHUNK, ChunkedDecoder, encode_chunk
+from egress_proxy.core.body import ChunkedDecoder, encode_chunk, last_chunk
 from egress_proxy.core.errors import BodyError, HeadError
 from egress_proxy.core.http1 import (
     END_OF_HEAD,
@@ -19,12 +21,17 @@ from egress_proxy.core.http1 import (
     client_response,
     parse_response,
 )
+from egress_proxy.core.limits import Direction
 from egress_proxy.net.parent import of_parent
 from egress_proxy.net.poller import READABLE, WRITABLE, Strand
 
 if TYPE_CHECKING:
     from egress_proxy.config.model import Timeouts
     from egress_proxy.core.reason import Reason
+    from egress_proxy.limits.limiter import Admission
+
+Pace = Callable[[int], tuple[int, float]]
+"""As :meth:`egress_proxy.limits.limiter.Admission.pace`, of one direction."""
 
 _CHUNK = 64 * 1024
 #: Most heads fit; a smaller piece, because what lies behind a head is copied with each.
@@ -62,7 +69,7 @@ class _Body:
 
     __slots__ = (
         *("_content", "_decoder", "_framing", "_head", "_out", "_remaining", "_sink", "_source"),
-        *("_until_close", "_written", "ended", "more", "rest"),
+        *("_until_close", "_written", "ended", "more", "pace", "rest", "rests"),
     )
 
     def __init__(
@@ -94,6 +101,10 @@ class _Body:
         """Whether all has come from the source."""
         self.more = False
         """Whether the source had more when the body gave up its turn."""
+        self.pace: Pace | None = None
+        """Says how many bytes may be moved now, where that is limited."""
+        self.rests = 0.0
+        """Seconds until more may be."""
         self.rest = b""
         """What the source sent behind the body."""
         if self.ended:
@@ -124,7 +135,7 @@ class _Body:
         Returns whether any moved. Raises SourceError, SinkError.
         """
         before = self._written
-        self.more = False
+        self.more, self.rests = False, 0.0
         for _ in _FAIR_SHARE:
             while self._out:
                 try:
@@ -137,8 +148,15 @@ class _Body:
                 self._out = self._out[written:]
             if self.ended:
                 return self._written != before
+            size = _CHUNK
+            if self.pace is not None:
+                size, self.rests = self.pace(_CHUNK)
+                if not size or self._written != before:
+                    # What has passed is counted before more may.
+                    self.more = bool(size)
+                    return self._written != before
             try:
-                data = os.read(self._source, _CHUNK)
+                data = os.read(self._source, size)
             except BlockingIOError:
                 return self._written != before
             except OSError:
@@ -172,7 +190,7 @@ class _Body:
                 self.ended = True
                 self.rest = self._decoder.rest
                 if not self._until_close:
-                    self._out += LAST_CHUNK
+                    self._out += last_chunk(self._decoder.trailers)
 
 
 class Exchange:
@@ -188,10 +206,13 @@ class Exchange:
         early: bytes,
         *,
         to_parent: bool = False,
+        upgrade: bytes | None = None,
+        admission: Admission | None = None,
     ) -> None:
         """Head is what goes to the origin before the request's body; early, what the client sent behind its own.
 
-        With to_parent it is a parent proxy that is taken for the origin here.
+        With to_parent it is a parent proxy that is taken for the origin here. ``upgrade`` is the protocol that the head
+        asks the origin to switch to.
         """
         self._strand = strand
         self._client = client
@@ -200,6 +221,9 @@ class Exchange:
         self._head = head
         self._early = early
         self._to_parent = to_parent
+        self._upgrade = upgrade
+        self._admission = None if admission is None or not admission.metered else admission
+        self._counted = (0, 0)
         self._answer = b""
         self._uploading = True
         self._client_lost = False
@@ -209,8 +233,16 @@ class Exchange:
         """Whether the client's connection can carry another request."""
         self.rest = b""
         """What the client sent behind this request."""
+        self.unheard = True
+        """Whether the origin has not said a byte."""
+        self.reusable = False
+        """Whether the origin's connection can carry another request."""
+        self.switching: bytes | None = None
+        """What the client must be given before the rest is a tunnel: the head of the origin's 101, and what it sent
+        behind."""
         self.sent = 0
         self.received = 0
+        self._end = 0.0
 
     async def run(
         self, limits: HeadLimits, timeouts: Timeouts, *, keep_alive: bool
@@ -220,6 +252,7 @@ class Exchange:
         Raises Interrupted.
         """
         request, poller = self._request, self._strand.poller
+        self._end = poller.now + timeouts.lifetime
         poller.hand_over(self._client, self._on_client)
         try:
             try:
@@ -230,8 +263,14 @@ class Exchange:
                 )
             except SourceError as error:
                 raise ExchangeError(error.reason or reasons.CLIENT_ABORTED) from None
+            self._limit(upload, Direction.UP)
             response = await self._answer_to(upload, limits, timeouts)
-            await self._hand_back(response, upload, timeouts, keep_alive=keep_alive)
+            if response.status == 101:
+                head = client_response(response, Framing.NONE, keep_alive=True)
+                self.switching, self.received = head + self._answer, len(self._answer)
+                self._count()
+            else:
+                await self._hand_back(response, upload, timeouts, keep_alive=keep_alive)
         except ExchangeError as failure:
             before_answer = self._to_parent and self.status is None
             return of_parent(failure.reason) if before_answer else failure.reason
@@ -257,8 +296,9 @@ class Exchange:
                     deadline = monotonic() + (timeouts.response if upload.done else timeouts.idle)
                 response = self._next_head(limits)
                 if response is None:
-                    await self._wait(deadline, more=upload.more)
-                elif response.status >= 200:
+                    self._count()
+                    await self._wait(deadline, more=upload.more, rests=upload.rests)
+                elif response.status >= 200 or response.status == 101:
                     if response.status == 407 and self._to_parent:
                         # It asks us. The client would show it what it shows us.
                         raise ExchangeError(reasons.PARENT_CREDENTIALS)
@@ -272,7 +312,7 @@ class Exchange:
         except TimeoutError:
             origins = upload.done or upload.blocked
             reason = reasons.ORIGIN_TIMEOUT if origins else reasons.IDLE_TIMEOUT
-            raise ExchangeError(reason) from None
+            raise self._out_of_time(reason) from None
 
     async def _hand_back(
         self, response: ResponseHead, upload: _Body, timeouts: Timeouts, *, keep_alive: bool
@@ -293,15 +333,24 @@ class Exchange:
                 until_close=framing is Framing.UNTIL_CLOSE,
             )
             self.status = response.status
+            self._limit(download, Direction.DOWN)
             deadline = monotonic() + timeouts.idle
             while True:
                 moved = self._push(upload, answered=True)
                 moved |= download.pump()
+                self.received = download.total
+                self._count()
                 if download.done:
+                    # Bytes behind the answer belong to nothing that was asked.
+                    self.reusable = response.keep_alive and upload.done and not download.rest
                     return
                 if moved:
                     deadline = monotonic() + timeouts.idle
-                await self._wait(deadline, more=download.more or upload.more)
+                await self._wait(
+                    deadline,
+                    more=download.more or upload.more,
+                    rests=min(filter(None, (download.rests, upload.rests)), default=0.0),
+                )
         except SourceError as error:
             malformed = error.reason is not None
             raise ExchangeError(
@@ -310,7 +359,7 @@ class Exchange:
         except SinkError:
             raise ExchangeError(reasons.CLIENT_ABORTED) from None
         except TimeoutError:
-            raise ExchangeError(reasons.IDLE_TIMEOUT) from None
+            raise self._out_of_time(reasons.IDLE_TIMEOUT) from None
         finally:
             self.received = 0 if download is None else download.total
 
@@ -333,10 +382,38 @@ class Exchange:
         finally:
             self.sent = upload.total
 
-    async def _wait(self, deadline: float, *, more: bool) -> None:
-        """Wait until something can be moved. Raises TimeoutError, ExchangeError."""
+    def _limit(self, body: _Body, direction: Direction) -> None:
+        """Have a body keep to its tenant's bandwidth."""
+        if self._admission is not None and self._admission.paced:
+            body.pace = partial(self._admission.pace, direction)
+
+    def _count(self) -> None:
+        """Tell what has passed since the last time. Raises ExchangeError when that was the last of a budget."""
+        if self._admission is None:
+            return
+        up, down = self._counted
+        self._counted = self.sent, self.received
+        if self._counted != (up, down):
+            reason = self._admission.spend(self.sent - up, self.received - down)
+            if reason is not None:
+                raise ExchangeError(reason)
+
+    def _out_of_time(self, reason: Reason) -> ExchangeError:
+        """This reason, or that the time of all is over: nobody holds a connection by a byte now and then."""
+        over = self._strand.poller.now >= self._end
+        return ExchangeError(reasons.LIFETIME_EXCEEDED if over else reason)
+
+    async def _wait(self, deadline: float, *, more: bool, rests: float) -> None:
+        """Wait until something can be moved, and after so many seconds at most. Raises TimeoutError, ExchangeError."""
+        deadline = min(deadline, self._end)
         if more:
             await self._strand.turn(deadline)
+        elif rests:
+            timer = self._strand.poller.loop.call_later(rests, self._strand.wake, READABLE)
+            try:
+                await self._strand.until(READABLE | WRITABLE, deadline)
+            finally:
+                timer.cancel()
         else:
             await self._strand.until(READABLE | WRITABLE, deadline)
         if self._client_lost:
@@ -357,10 +434,11 @@ class Exchange:
                 raise ExchangeError(
                     reasons.ORIGIN_MALFORMED if self._answer else reasons.ORIGIN_CLOSED
                 )
+            self.unheard = False
             self._answer += data
         head, self._answer = self._answer[: end + 4], self._answer[end + 4 :]
         try:
-            return parse_response(head, self._request.method, limits)
+            return parse_response(head, self._request.method, limits, upgrade=self._upgrade)
         except HeadError as error:
             raise ExchangeError(error.reason) from None
 

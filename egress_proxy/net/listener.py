@@ -8,9 +8,8 @@ import socket
 from time import monotonic
 
 from egress_proxy.config.model import SocketAddress
-from egress_proxy.core import reason as reasons
 from egress_proxy.core.answer import refusal
-from egress_proxy.core.reason import Event
+from egress_proxy.core.reason import Event, Reason
 from egress_proxy.core.record import Record
 from egress_proxy.net.poller import Strand
 from egress_proxy.net.session import serve_client
@@ -77,8 +76,9 @@ class Listener:
                 self._pause(error)
                 return
             os.set_blocking(fd, False)
-            if worker.metrics.connections_active >= worker.max_connections:
-                self._turn_away(fd, peer[0])
+            reason = worker.admits(peer[0])
+            if reason is not None:
+                self._turn_away(fd, peer[0], reason)
                 continue
             strand = Strand(worker.poller)
             strand.start(serve_client(worker, strand, fd, peer[0]))
@@ -100,14 +100,12 @@ class Listener:
         if self._socket.fileno() >= 0:
             self.start()
 
-    def _turn_away(self, fd: int, client: str) -> None:
+    def _turn_away(self, fd: int, client: str, reason: Reason) -> None:
         worker = self._worker
         record = Record(request_id=worker.request_id(), client=client, generation=worker.generation)
-        record.conclude(Event.FAILED, reasons.OVERLOADED)
-        record.status = reasons.OVERLOADED.status
-        answer = refusal(
-            reasons.OVERLOADED, request_id=record.request_id, keep_alive=False, method="GET"
-        )
+        record.conclude(Event.FAILED, reason)
+        record.status = reason.status
+        answer = refusal(reason, request_id=record.request_id, keep_alive=False, method="GET")
         with contextlib.suppress(OSError):
             # Reading first: closing with the request unread would reset the answer away.
             with contextlib.suppress(BlockingIOError):

@@ -17,6 +17,7 @@ from egress_proxy.core.upstream import Parent
 from egress_proxy.net.dialer import is_local
 from egress_proxy.net.parent import Unreached, open_tunnel, unreachable
 from egress_proxy.net.poller import Strand
+from egress_proxy.net.pool import Key
 from egress_proxy.net.resolver import Answer
 from egress_proxy.net.worker import Worker, milliseconds
 
@@ -30,10 +31,12 @@ async def reach(
     decision: Decision,
     request: ProxyRequest,
     record: Record,
+    kept: Key | None = None,
 ) -> socket.SocketType | Unreached:
     """Connect to a destination that the rules allow; the socket, watched, or why there is none.
 
-    Where its way leads through a parent proxy, the socket is the parent's, and a tunnel through it stands. The record
+    With ``kept``, a connection of these that waits will do, to an address that has passed the gate just now. Where the
+    way leads through a parent proxy, the socket is the parent's, and a tunnel through it stands. The record
     is told what happened on the way. Raises Interrupted.
     """
     parent, to = decision.parent, request.destination
@@ -59,6 +62,11 @@ async def reach(
     vetted = _vet(worker, decision, addresses, port, record)
     if isinstance(vetted, Reason):
         return Unreached(vetted)
+    waiting = None if kept is None else worker.pool.take(kept, vetted)
+    if waiting is not None:
+        idle, record.address = waiting
+        worker.poller.hand_over(idle.fileno(), strand.wake)
+        return idle
     reached = await _dial(worker, strand, config, vetted, record)
     return Unreached(reached) if isinstance(reached, Reason) else reached
 
@@ -97,7 +105,7 @@ async def _reach_through(
         return unreachable(reached)
     if not request.is_connect:
         return reached
-    head = request_head(worker, config, parent, request)
+    head = request_head(worker, config, parent, request, client=record.client)
     opened = False
     try:
         refused = await open_tunnel(strand, reached, head, worker.head_limits, deadline)
@@ -109,16 +117,37 @@ async def _reach_through(
 
 
 def request_head(
-    worker: Worker, config: Config, parent: Parent | None, request: ProxyRequest
+    worker: Worker,
+    config: Config,
+    parent: Parent | None,
+    request: ProxyRequest,
+    *,
+    client: str,
+    keep_alive: bool = False,
 ) -> bytes:
-    """The request's head as it is sent on: to its origin, or to a parent with what that asks for."""
+    """The request's head as it is sent on: to its origin, or to a parent with what that asks for.
+
+    ``client`` is the client's address, which is told if the configuration says so. With ``keep_alive`` the origin is
+    told that more may come.
+    """
     if parent is None:
-        return origin_request(request, worker.pseudonym)
+        return origin_request(
+            *(request, worker.pseudonym),
+            keep_alive=keep_alive,
+            upgrade=request.upgrade,
+            forwarded_for=config.forwarded_for,
+            client=client,
+        )
     credentials = None
     if parent.credentials_file:
         # Read with the configuration that named it, so it is there.
         credentials = config.parent_credentials[parent.credentials_file]
-    return parent_request(request, worker.pseudonym, credentials)
+    return parent_request(
+        *(request, worker.pseudonym, credentials),
+        upgrade=request.upgrade,
+        forwarded_for=config.forwarded_for,
+        client=client,
+    )
 
 
 def _configured(addresses: tuple[str, ...], port: int) -> tuple[VettedAddress, ...]:

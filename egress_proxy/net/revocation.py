@@ -10,11 +10,13 @@ import msgspec
 
 from egress_proxy.config.model import Config, OnRevoke
 from egress_proxy.core import reason as reasons
+from egress_proxy.core.conditions import Asked
 from egress_proxy.core.decide import decide, known_addresses, vet_addresses
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import Authority
 from egress_proxy.core.policy import Mode
 from egress_proxy.core.reason import Reason
+from egress_proxy.limits.limiter import Admission
 from egress_proxy.net.poller import Interrupted
 from egress_proxy.observe.events import log
 
@@ -37,6 +39,10 @@ class Permit(msgspec.Struct, gc=False):
     """Whether a tunnel is TLS to the destination (``tls: verify``); True for what is no tunnel."""
     stamp: bytes | None
     """Of the user's hash when the password was right: another one is another permission. None without a user."""
+    asked: Asked | None = None
+    """What was asked of the origin, as it was sent; None for a tunnel."""
+    admission: Admission | None = None
+    """What it is charged to; None where nothing is limited."""
 
 
 def reason_to_revoke(worker: Worker, decided_by: Config, permit: Permit) -> Reason | None:
@@ -58,9 +64,12 @@ def _refusal(worker: Worker, permit: Permit) -> Reason | None:
                 return reasons.PROXY_CREDENTIALS_REQUIRED
         elif worker.credentials.stamp(identity.user) != permit.stamp:
             return reasons.PROXY_CREDENTIALS_WRONG
-    decision = decide(config.policy, identity, permit.destination)
+    decision = decide(config.policy, identity, permit.destination, permit.asked)
     if not decision.allowed:
         return decision.denial
+    if decision.path is not None and config.policy.mode is not Mode.AUDIT:
+        # It was sent in a form that the rules now would not have let through as it is.
+        return reasons.PATH_NOT_ALLOWED
     if decision.tls and not permit.verified and config.policy.mode is not Mode.AUDIT:
         return reasons.POLICY_REVOKED
     addresses = known_addresses(permit.destination) if permit.address is None else (permit.address,)

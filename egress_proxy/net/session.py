@@ -5,9 +5,7 @@ Bytes → head → who asks → destination → decision → vetted address → 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import socket
 from time import monotonic
 from typing import Final
 
@@ -15,26 +13,26 @@ from msgspec.structs import replace
 
 from egress_proxy.config.model import Config, Credentials
 from egress_proxy.core import reason as reasons
-from egress_proxy.core.answer import refusal
 from egress_proxy.core.challenge import credentials_would_help
-from egress_proxy.core.decide import decide
+from egress_proxy.core.conditions import Asked
+from egress_proxy.core.decide import Decision, as_decided, decide
 from egress_proxy.core.errors import HeadError
-from egress_proxy.core.http1 import (
-    Framing,
-    ProxyRequest,
-    has_passed,
-    parse_request,
-)
+from egress_proxy.core.http1 import Framing, ProxyRequest, has_passed, parse_request
+from egress_proxy.core.max_forwards import ends_here, final_answer
 from egress_proxy.core.policy import Mode
 from egress_proxy.core.reason import Code, Event, Reason
 from egress_proxy.core.record import Record
 from egress_proxy.identity.credentials import MAX_WAIT, Refused
+from egress_proxy.limits.limiter import Admission, Refusal
+from egress_proxy.net.charge import admit
 from egress_proxy.net.client import Client, Next
 from egress_proxy.net.connect import serve_connect
-from egress_proxy.net.forward import Exchange
+from egress_proxy.net.contract import contract_breach
 from egress_proxy.net.parent import Unreached
+from egress_proxy.net.plain import may_repeat, pool_key, serve_plain
 from egress_proxy.net.poller import Interrupted, Strand
-from egress_proxy.net.reach import reach, request_head
+from egress_proxy.net.reach import reach
+from egress_proxy.net.refuse import refuse, tell
 from egress_proxy.net.revocation import Permit, reason_to_revoke
 from egress_proxy.net.worker import Worker
 from egress_proxy.observe.events import log
@@ -45,8 +43,8 @@ _FAIR_SHARE: Final = 16
 
 async def serve_client(worker: Worker, strand: Strand, fd: int, address: str) -> None:
     """Serve one client connection from accept to close, or until a tunnel takes it over."""
-    worker.metrics.connections_active += 1
-    client = Client(strand, fd, address)
+    worker.open(address)
+    client = Client(strand, fd, address, worker.heads)
     after = Next.CLOSE
     try:
         for number in itertools.count(1):
@@ -69,7 +67,7 @@ async def serve_client(worker: Worker, strand: Strand, fd: int, address: str) ->
         pass  # the client is gone, or has had its time
     finally:
         if after is not Next.NOTHING:
-            worker.close(client.fd)
+            worker.close(client)
 
 
 async def _serve_request(worker: Worker, client: Client, record: Record) -> Next:
@@ -92,10 +90,10 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> Next
         if not request.is_connect:
             record.path = request.path.partition(b"?")[0].decode("ascii")
         if worker.draining:
-            return await _refuse(worker, client, record, reasons.DRAINING, request)
+            return await refuse(worker, client, record, reasons.DRAINING, request)
         # Looked for in the whole head first, which costs next to nothing.
         if worker.pseudonym in head and has_passed(request, worker.pseudonym):
-            return await _refuse(worker, client, record, reasons.PROXY_LOOP, request)
+            return await refuse(worker, client, record, reasons.PROXY_LOOP, request)
 
         identity, stamp = client.identity, None
         if config.credentials is not None:
@@ -105,49 +103,58 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> Next
                 stamp = worker.credentials.stamp(user)
             elif why is not None:
                 if config.policy.mode is not Mode.AUDIT or why.code is not Code.UNAUTHORIZED:
-                    return await _refuse(worker, client, record, why, request, detail)
+                    return await refuse(worker, client, record, why, request, detail)
                 record.conclude(Event.WOULD_DENY, why)
 
-        decision = decide(config.policy, identity, destination)
+        asked = None if request.is_connect else Asked(request.method, request.path)
+        decision = decide(config.policy, identity, destination, asked)
         if decision.match is not None:
             record.policy, record.rule = decision.match.policy, decision.match.text
         denial = decision.denial
         if denial is not None:
             if config.credentials is not None and credentials_would_help(
-                config.policy, identity, destination, decision
+                config.policy, identity, destination, decision, asked
             ):
                 denial = reasons.PROXY_CREDENTIALS_REQUIRED
             if not decision.allowed:
-                return await _refuse(worker, client, record, denial, request)
+                detail = decision.detail if denial is decision.denial else None
+                return await refuse(worker, client, record, denial, request, detail)
             record.conclude(Event.WOULD_DENY, denial)
+        if asked is not None and decision.conditional:
+            # What the rules saw is what is sent, and what a changed policy is asked about later.
+            request = as_decided(request, decision)
+            asked = Asked(request.method, request.path)
+        if config.contract_wanted:
+            breach = contract_breach(config, decision, request, record)
+            if breach is not None:
+                return await refuse(worker, client, record, breach.reason, request, breach.detail)
 
-        origin = await reach(worker, client.strand, config, decision, request, record)
-        if isinstance(origin, Unreached):
-            return await _refuse(worker, client, record, origin.reason, request, origin.detail)
-        verify = decision.tls and request.is_connect
-        permit = Permit(
-            *(identity, destination, record.address if decision.parent is None else None),
-            verified=verify or not request.is_connect,
-            stamp=stamp,
-        )
-        revoked = reason_to_revoke(worker, config, permit)
-        if revoked is not None:
-            worker.poller.close(origin.detach())
-            # What allowed it is no longer there; the reason and the generation are the new policy's.
-            record.generation, record.policy, record.rule = worker.generation, None, None
-            return await _refuse(worker, client, record, revoked, request)
-        client.strand.permit = permit
-        if request.is_connect:
-            return await serve_connect(
-                worker, client, origin, config, permit, record, verify=verify
+        admission: Admission | None = None
+        if worker.limiter.active or config.names_tenants:
+            admitted = await admit(
+                worker, client.strand, config, decision, identity, request, record
             )
-        head = request_head(worker, config, decision.parent, request)
-        return await _forward(worker, client, origin, config, request, head, record)
+            if isinstance(admitted, Refusal):
+                return await refuse(
+                    *(worker, client, record, admitted.reason, request, admitted.detail),
+                    retry_after=admitted.retry_after,
+                )
+            admission = admitted
+        after = Next.CLOSE
+        try:
+            after = await _carry_out(
+                *(worker, client, config, decision, request, record),
+                *(Permit(identity, destination, None, True, stamp, asked, admission),),
+            )
+            return after
+        finally:
+            if admission is not None and after is not Next.NOTHING:
+                admission.release()
     except HeadError as error:
-        return await _refuse(worker, client, record, error.reason, None, error.detail)
+        return await refuse(worker, client, record, error.reason, None, error.detail)
     except Interrupted as stop:
         if record.status is None:
-            _tell(client, record, stop.reason)
+            tell(client, record, stop.reason)
         else:
             client.break_off()
         record.conclude(Event.CLOSED, stop.reason)
@@ -156,9 +163,74 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> Next
     except Exception:  # noqa: BLE001 - whatever it is, nothing goes through, and the client is told
         log.error("defect", request_id=record.request_id, exc_info=True)
         if record.status is None:
-            return await _refuse(worker, client, record, reasons.INTERNAL_ERROR, None)
+            return await refuse(worker, client, record, reasons.INTERNAL_ERROR, None)
         record.conclude(Event.FAILED, reasons.INTERNAL_ERROR)
     return Next.CLOSE
+
+
+async def _carry_out(
+    worker: Worker,
+    client: Client,
+    config: Config,
+    decision: Decision,
+    request: ProxyRequest,
+    record: Record,
+    permit: Permit,
+) -> Next:
+    """What was allowed: reach the destination, and serve the request there.
+
+    Raises ConnectionError, TimeoutError, Interrupted.
+    """
+    if ends_here(request):
+        return await _answer_at_the_end(worker, client, request, record)
+    tunnels = worker.metrics.tunnels_active
+    if (request.is_connect or request.upgrade) and tunnels >= config.limits.tunnels:
+        return await refuse(worker, client, record, reasons.OVERLOADED, request, "of tunnels")
+    key = pool_key(worker, config, decision, request, permit.identity)
+    kept = key if key is not None and may_repeat(request) else None
+    verify = decision.tls and request.is_connect
+    permit.verified = verify or not request.is_connect
+    while True:
+        origin = await reach(worker, client.strand, config, decision, request, record, kept)
+        if isinstance(origin, Unreached):
+            return await refuse(worker, client, record, origin.reason, request, origin.detail)
+        # The gate has not judged a parent's address.
+        permit.address = record.address if decision.parent is None else None
+        revoked = reason_to_revoke(worker, config, permit)
+        if revoked is not None:
+            worker.poller.close(origin.detach())
+            # What allowed it is no longer there; the reason and the generation are the new policy's.
+            record.generation, record.policy, record.rule = worker.generation, None, None
+            return await refuse(worker, client, record, revoked, request)
+        client.strand.permit = permit
+        if request.is_connect:
+            return await serve_connect(
+                worker, client, origin, config, permit, record, verify=verify
+            )
+        after = await serve_plain(
+            *(worker, client, origin, config, decision, request, permit, record, key),
+            # Nothing was dialled.
+            kept=record.connect_ms is None,
+        )
+        if after is not None:
+            return after
+        # The connection had come to its end unnoticed: once more, on one of its own.
+        kept = None
+
+
+async def _answer_at_the_end(
+    worker: Worker, client: Client, request: ProxyRequest, record: Record
+) -> Next:
+    """Answer TRACE or OPTIONS whose client wants the proxy's own answer (RFC 9110 §7.6.2).
+
+    Raises ConnectionError, TimeoutError, Interrupted.
+    """
+    keep_alive = request.keep_alive and request.framing is Framing.NONE and not worker.draining
+    record.status = 200
+    answer = final_answer(request, keep_alive=keep_alive)
+    await client.send(answer, worker.config.timeouts.head)
+    record.conclude(Event.ALLOWED, None)
+    return Next.REQUEST if keep_alive else Next.LINGER
 
 
 async def _who_asks(
@@ -192,92 +264,3 @@ async def _who_asks(
         return None, reasons.CREDENTIALS_UNCHECKED, None
     detail = verdict.value if verdict is Refused.MALFORMED else None
     return None, reasons.PROXY_CREDENTIALS_WRONG, detail
-
-
-async def _forward(
-    worker: Worker,
-    client: Client,
-    origin: socket.SocketType,
-    config: Config,
-    request: ProxyRequest,
-    head: bytes,
-    record: Record,
-) -> Next:
-    """Send the request on and its answer back."""
-    client.watch_output()
-    early, client.buffer = client.buffer, b""
-    to_parent = record.parent is not None
-    exchange = Exchange(
-        *(client.strand, client.fd, origin.fileno(), request, head, early), to_parent=to_parent
-    )
-    try:
-        failure = await exchange.run(
-            worker.head_limits,
-            config.timeouts,
-            keep_alive=request.keep_alive and not worker.draining,
-        )
-    finally:
-        client.strand.permit = None
-        worker.poller.close(origin.detach())
-        record.status = exchange.status
-        record.bytes_sent, record.bytes_received = exchange.sent, exchange.received
-    if failure is None:
-        client.buffer = exchange.rest
-        record.conclude(Event.ALLOWED, None)
-        return Next.REQUEST if exchange.keep_alive else Next.LINGER
-    if exchange.status is None and failure is not reasons.CLIENT_ABORTED:
-        return await _refuse(worker, client, record, failure, None)
-    record.conclude(failure.event, failure)
-    client.break_off()
-    return Next.CLOSE
-
-
-def _tell(client: Client, record: Record, reason: Reason) -> None:
-    """Answer with a refusal as far as that needs no waiting."""
-    record.status = reason.status
-    with contextlib.suppress(ConnectionError):
-        client.write(_refusal(record, reason))
-
-
-async def _refuse(
-    worker: Worker,
-    client: Client,
-    record: Record,
-    reason: Reason,
-    request: ProxyRequest | None,
-    detail: str | None = None,
-) -> Next:
-    """Answer with a refusal. Without a request the connection cannot go on."""
-    record.conclude(reason.event, reason)
-    record.status = reason.status
-    # A body that nobody reads would be taken for the next request.
-    keep_alive = (
-        request is not None
-        and request.keep_alive
-        and request.framing is Framing.NONE
-        and not worker.draining
-    )
-    answer = _refusal(record, reason, detail, keep_alive=keep_alive)
-    try:
-        await client.send(answer, worker.config.timeouts.head)
-    except (ConnectionError, TimeoutError, Interrupted):
-        return Next.CLOSE
-    if keep_alive:
-        return Next.REQUEST
-    # Who has sent a whole request and nothing behind it waits for the answer.
-    waits = request is not None and request.framing is Framing.NONE and not client.buffer
-    return Next.CLOSE if waits else Next.LINGER
-
-
-def _refusal(
-    record: Record, reason: Reason, detail: str | None = None, *, keep_alive: bool = False
-) -> bytes:
-    return refusal(
-        reason,
-        detail=detail,
-        host=record.host,
-        port=record.port,
-        request_id=record.request_id,
-        keep_alive=keep_alive,
-        method=record.method or "",
-    )

@@ -11,37 +11,55 @@ from typing import Final
 
 from egress_proxy.config.model import Config, SocketAddress
 from egress_proxy.core import addresses
+from egress_proxy.core import reason as reasons
 from egress_proxy.core.http1 import HeadLimits
+from egress_proxy.core.reason import Reason
 from egress_proxy.core.record import Record
 from egress_proxy.identity.credentials import Credentials
+from egress_proxy.limits.limiter import Limiter
+from egress_proxy.net.client import Client, Heads
 from egress_proxy.net.dialer import Dialer
+from egress_proxy.net.pipes import MAX_PIPES, PipePool
 from egress_proxy.net.poller import Poller
-from egress_proxy.net.relay import MAX_PIPES, PipePool
+from egress_proxy.net.pool import OriginPool
 from egress_proxy.net.resolver import Resolver
 from egress_proxy.observe.audit import AuditLog
 from egress_proxy.observe.metrics import Metrics
 
 #: Pipes, files, the admin port's connections, the name servers' sockets.
 _OTHER_DESCRIPTORS: Final = 2 * MAX_PIPES + 64 + 48
+#: The part of all descriptors that connections to origins may have while they wait for another request.
+_IDLE_SHARE: Final = 8
 
 
 class Worker:
     """What all connections of a process share."""
 
     def __init__(
-        self, poller: Poller, resolver: Resolver, audit: AuditLog, metrics: Metrics, config: Config
+        self,
+        poller: Poller,
+        resolver: Resolver,
+        audit: AuditLog,
+        metrics: Metrics,
+        limiter: Limiter,
+        config: Config,
     ) -> None:
         self.poller = poller
         self.resolver = resolver
         self.audit = audit
         self.metrics = metrics
+        self.limiter = limiter
         self.dialer = Dialer(poller)
         self.pipes = PipePool()
+        self.pool = OriginPool(poller, metrics)
         self.listening: tuple[SocketAddress, ...] = ()
         """Where the proxy and its admin port listen."""
         self.own_ports: frozenset[int] = frozenset()
         """Their ports."""
         self.credentials = Credentials({}, poller.loop)
+        self.heads = Heads()
+        self._clients: dict[str, int] = {}
+        """Connections by the client's address."""
         self.draining = False
         # Unique among processes, and cheap: random once, then counted.
         prefix, counter = os.urandom(5).hex(), itertools.count(1)
@@ -55,10 +73,18 @@ class Worker:
         self.config = config
         self.generation = generation
         addresses.forget()
+        self.limiter.adopt(config.policy)
         self.credentials.adopt(config.credentials.users if config.credentials else {})
+        self.heads.most = config.limits.heads
         self.head_limits = HeadLimits(config.limits.head_bytes, config.limits.head_fields)
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        # What waits for another request must not keep new clients out.
+        idle = min(config.limits.idle_origins, limit // _IDLE_SHARE)
+        self.pool.adopt(config, idle)
         #: Of clients, at once: as configured, or what the limit of descriptors carries.
-        self.max_connections = min(config.limits.connections, _connections_for_descriptors())
+        self.max_connections = min(
+            config.limits.connections, max((limit - idle - _OTHER_DESCRIPTORS) // 2, 1)
+        )
 
     def listens_on(self, *addresses: SocketAddress) -> None:
         """Nobody is connected to these: the way would lead through the proxy to the proxy."""
@@ -71,18 +97,31 @@ class Worker:
         self.audit.write(record)
         self.metrics.finished(record)
 
-    def close(self, fd: int) -> None:
+    def admits(self, address: str) -> Reason | None:
+        """Why one more connection of this client must be turned away; None if it need not."""
+        if self.metrics.connections_active >= self.max_connections:
+            return reasons.OVERLOADED
+        if self._clients.get(address, 0) >= self.config.limits.connections_per_client:
+            return reasons.CLIENT_CONNECTIONS
+        return None
+
+    def open(self, address: str) -> None:
+        """Count a client's connection."""
+        self.metrics.connections_active += 1
+        self._clients[address] = self._clients.get(address, 0) + 1
+
+    def close(self, client: Client) -> None:
         """Close a client's connection."""
         self.metrics.connections_active -= 1
-        self.poller.close(fd)
+        address = client.identity.client
+        left = self._clients[address] - 1
+        if left:
+            self._clients[address] = left
+        else:
+            del self._clients[address]
+        self.poller.close(client.fd)
 
 
 def milliseconds(seconds: float) -> float:
     """As durations stand in the log: to the microsecond."""
     return round(seconds * 1000, 3)
-
-
-def _connections_for_descriptors() -> int:
-    """How many client connections the limit of descriptors carries, each with one to its origin."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max((limit - _OTHER_DESCRIPTORS) // 2, 1)

@@ -44,6 +44,9 @@ _OUR_OWN_FAILURES: Final = frozenset(
         reasons.STARTING,
         reasons.DRAINING,
         reasons.OVERLOADED,
+        reasons.STORE_UNAVAILABLE,
+        reasons.CLIENT_CONNECTIONS,
+        reasons.STORE_UNAVAILABLE,
         reasons.INTERNAL_ERROR,
     )
 )
@@ -72,14 +75,21 @@ class Metrics(Collector):
         self.connections_active = 0
         """Client connections that are open."""
         self.tunnels_active = 0
+        self.origins_idle = 0
         """CONNECT tunnels that are open."""
         self.loop_lag_seconds = 0.0
         """How late the event loop ran a timer when last measured."""
         self._audit_dropped = audit_dropped
+        self.shared_store: Callable[[], tuple[bool, int]] | None = None
+        """Says on a scrape whether the store that replicas share answers, and how often it was lost or not reached."""
         # Keys are values of a record (method, event, reason; policy, reason), made labels on a
         # scrape. All of them come from closed sets or from the configuration.
         self._requests: dict[tuple[str, str, str | None], int] = {}
         self._denied: dict[tuple[str | None, str | None], int] = {}
+        self._contract: dict[tuple[str | None, str], int] = {}
+        # By kind and policy: no tenant is a label, for clients may name theirs.
+        self._limits_exceeded: Counter[tuple[str, str]] = Counter()
+        self._limits_near: Counter[tuple[str, str]] = Counter()
         self._bytes_sent = 0
         self._bytes_received = 0
         self._connect = _Histogram(_CONNECT_BOUNDS)
@@ -106,6 +116,9 @@ class Metrics(Collector):
         if event == _DENIED:
             denial = (record.policy, record.reason)
             self._denied[denial] = self._denied.get(denial, 0) + 1
+        if record.contract is not None:
+            breach = (record.policy, record.contract)
+            self._contract[breach] = self._contract.get(breach, 0) + 1
         if record.dns is not None:
             self._dns_lookups[record.dns] += 1
         if record.dns_ms is not None:
@@ -122,6 +135,14 @@ class Metrics(Collector):
     def dns_failed(self, kind: str) -> None:
         """Count a name that was not resolved; kind is one of the resolver's few words for why."""
         self._dns_failures[kind] += 1
+
+    def limit_exceeded(self, kind: str, policy: str) -> None:
+        """Count a request that was refused, or a tunnel that was cut, because of a policy's limit."""
+        self._limits_exceeded[kind, policy] += 1
+
+    def limit_near(self, kind: str, policy: str) -> None:
+        """Count a tenant that has used most of what a policy's limit grants it for a while."""
+        self._limits_near[kind, policy] += 1
 
     def policy_loaded(self, generation: int, digest: str, rules: int, now: float) -> None:
         """Note the policy now in force (now: seconds since the epoch). The first is no reload."""
@@ -169,7 +190,21 @@ class Metrics(Collector):
                 for (policy, reason), number in list(self._denied.items())
             ),
         )
-        yield _gauge("tunnels_active", "CONNECT tunnels that are open.", self.tunnels_active)
+        yield _counter(
+            "contract_violations_total",
+            "Requests that went on although their contract headers were missing or invalid.",
+            ("policy", "reason"),
+            (
+                ((policy or "none", reason), number)
+                for (policy, reason), number in list(self._contract.items())
+            ),
+        )
+        yield _gauge("tunnels_active", "Tunnels that are open.", self.tunnels_active)
+        yield _gauge(
+            "origin_connections_idle",
+            "Connections to origins that wait for another request.",
+            self.origins_idle,
+        )
         yield _gauge(
             "connections_active", "Client connections that are open.", self.connections_active
         )
@@ -203,6 +238,27 @@ class Metrics(Collector):
             "Allowed requests whose destination could not be reached or answered badly.",
             ("reason",),
             (((reason,), number) for reason, number in failures.items()),
+        )
+        yield _counter(
+            "limit_exceeded_total",
+            "Requests refused and tunnels cut because a tenant had used what its policy grants.",
+            ("kind", "policy"),
+            list(self._limits_exceeded.items()),
+        )
+        if self.shared_store is not None:
+            up, lost = self.shared_store()
+            yield _gauge("store_up", "Whether the store that replicas share answers.", int(up))
+            yield _counter(
+                "store_failures_total",
+                "Times that the store that replicas share was lost, or could not be reached.",
+                (),
+                (((), lost),),
+            )
+        yield _counter(
+            "limit_near_total",
+            "Times that a tenant had used four fifths of what its policy grants for a day or an hour.",
+            ("kind", "policy"),
+            list(self._limits_near.items()),
         )
         yield _gauge("policy_generation", "Number of the policy in force.", self._generation)
         yield InfoMetricFamily(

@@ -17,7 +17,9 @@ from egress_proxy.admin.server import AdminServer
 from egress_proxy.config.model import Config, Listen, SocketAddress
 from egress_proxy.core.policy import Action, CompiledPolicy, HostPattern, Place, Policy, Rule
 from egress_proxy.core.reason import Reason
+from egress_proxy.limits.store import AccountState
 from egress_proxy.observe.metrics import Metrics
+from tests.support.contract import contract
 
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 
@@ -51,9 +53,14 @@ class State:
     failure: Exception | None = None
     answers: dict[str, tuple[str, ...] | Reason] = field(default_factory=dict)
     """What the name servers say."""
+    limits: list[AccountState] = field(default_factory=list)
+    """What each tenant has used."""
 
     async def resolve(self, name: str) -> tuple[str, ...] | Reason:
         return self.answers[name]
+
+    async def limit_states(self) -> list[AccountState]:
+        return self.limits
 
     async def reload(self) -> None:
         self.reloads += 1
@@ -145,8 +152,18 @@ class Admin:
         return await client.answer(method)
 
     async def ask(
-        self, method: str, path: str, *fields: str, body: bytes = b"", host: str = "localhost"
+        self,
+        method: str,
+        path: str,
+        *fields: str,
+        body: bytes = b"",
+        host: str = "localhost",
+        headers: str | None = None,
     ) -> Answer:
+        """Ask once. ``headers`` replaces the contract headers of a request that changes something."""
+        if headers is None and method not in {"GET", "HEAD"}:
+            headers = contract()
+        fields += tuple((headers or "").split("\r\n")[:-1])
         length = [f"Content-Length: {len(body)}"] if body else []
         lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *fields, *length, "", ""]
         return await self.raw("\r\n".join(lines).encode() + body, method)
@@ -172,7 +189,7 @@ class Host:
         async def main() -> None:
             loop = asyncio.get_running_loop()
             loop.set_exception_handler(lambda _, context: complaints.append(context))
-            server = AdminServer(self.state)
+            server = AdminServer(self.state, self.state.limit_states)
             await server.start()
             admin = Admin(server)
             try:

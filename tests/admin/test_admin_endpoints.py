@@ -17,6 +17,7 @@ from egress_proxy.core.names import parse_authority
 from egress_proxy.core.policy import CompiledPolicy, Place
 from egress_proxy.core.upstream import Parent, Upstream
 from tests.admin.running import Admin, Host, State, configuration
+from tests.support.contract import contract
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "admin.md"
 
@@ -219,7 +220,8 @@ def test_a_defect_is_told_and_logged_and_closes(
 
     async def conversation(admin: Admin) -> None:
         client = await admin.client()
-        await client.send(b"POST /v1/reload HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        reload = f"POST /v1/reload HTTP/1.1\r\nHost: localhost\r\n{contract()}\r\n"
+        await client.send(reload.encode())
         answer = await client.answer()
         assert (answer.status, answer.reason) == (500, "internal_error")
         assert b"secret" not in answer.body
@@ -238,7 +240,7 @@ def test_unknown_paths_and_methods(host: Host) -> None:
             answer = await admin.ask("GET", path)
             assert (answer.status, answer.reason) == (404, "no_such_endpoint"), path
         answer = await admin.ask("POST", "/healthz")
-        assert (answer.status, answer.reason) == (405, "method_not_allowed")
+        assert (answer.status, answer.reason) == (405, "endpoint_method_not_allowed")
         assert answer.fields["allow"] == "GET, HEAD"
         answer = await admin.ask("GET", "/v1/reload")
         assert (answer.status, answer.fields["allow"]) == (405, "POST")

@@ -10,11 +10,13 @@ import pytest
 from egress_proxy.admin import http as module
 from egress_proxy.admin.http import MAX_BODY
 from tests.admin.running import Admin, Host, faster
+from tests.support.contract import contract
 
 SMUGGLED = (
     b"POST /v1/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
+POST = f"POST /v1/reload HTTP/1.1\r\nHost: localhost\r\n{contract()}".encode()
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -32,7 +34,7 @@ def test_a_connection_carries_many_requests(host: Host) -> None:
 def test_requests_may_come_together_or_in_pieces(host: Host) -> None:
     async def conversation(admin: Admin) -> None:
         client = await admin.client()
-        post = b"POST /v1/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
+        post = POST + b"Content-Length: 2\r\n\r\n{}"
         await client.send(HEALTH + post + HEALTH)
         assert [(await client.answer()).status for _ in range(3)] == [200, 200, 200]
         for byte in HEALTH:
@@ -128,7 +130,7 @@ def test_what_cannot_be_understood_is_refused_and_ends_the_connection(
 def test_chunked_bodies_are_read(host: Host) -> None:
     async def conversation(admin: Admin) -> None:
         client = await admin.client()
-        head = b"POST /v1/reload HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = POST + b"Transfer-Encoding: chunked\r\n\r\n"
         for piece in (head, b"3\r\nabc\r", b"\n0\r\n\r", b"\n" + HEALTH):
             await client.send(piece)
             await asyncio.sleep(0.01)
@@ -141,7 +143,7 @@ def test_chunked_bodies_are_read(host: Host) -> None:
 def test_a_chunked_body_is_bounded_too(host: Host) -> None:
     async def conversation(admin: Admin) -> None:
         chunk = b"1000\r\n" + b"a" * 4096 + b"\r\n"
-        head = b"POST /v1/reload HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = POST + b"Transfer-Encoding: chunked\r\n\r\n"
         answer = await admin.raw(head + chunk * (MAX_BODY // 4096 + 1))
         assert (answer.status, answer.reason) == (413, "body_too_large")
 
@@ -160,10 +162,7 @@ def test_a_client_that_goes_on_sending_still_reads_why_it_was_refused(host: Host
 def test_a_client_that_waits_to_be_told_to_go_on_is_told(host: Host) -> None:
     async def conversation(admin: Admin) -> None:
         client = await admin.client()
-        await client.send(
-            b"POST /v1/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n"
-            b"Expect: 100-continue\r\n\r\n"
-        )
+        await client.send(POST + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n")
         assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         await client.send(b"{}")
         assert (await client.answer()).status == 200

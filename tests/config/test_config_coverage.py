@@ -11,10 +11,12 @@ from egress_proxy.config.errors import Code, Report
 from egress_proxy.config.lint.rules import lint
 from egress_proxy.core import reason
 from egress_proxy.core.addresses import vet
-from egress_proxy.core.decide import decide
+from egress_proxy.core.conditions import Asked, Conditions
+from egress_proxy.core.decide import Decision, decide
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import Authority, canonical_host, host_of_address
 from egress_proxy.core.networks import IPNetwork
+from egress_proxy.core.paths import path_pattern
 from egress_proxy.core.policy import (
     DEFAULT_PORTS,
     EVERY_PORT,
@@ -55,6 +57,18 @@ ADDRESSES = (
 )
 HOSTS += [host_of_address(network[0]) for network in map(ip_network, ADDRESSES)]
 CLIENTS = [Identity("10.0.0.1"), Identity("10.2.0.1"), Identity("192.0.2.1")]
+#: Most rules have none.
+CONDITIONS = (
+    *(None, None, None, None, Conditions(("GET",)), Conditions(("GET", "PUT"))),
+    *(Conditions((), (path_pattern("/a/"),)), Conditions(("GET",), (path_pattern("/a/*"),))),
+)
+ASKED = (
+    Asked("GET", b"/a/b"),
+    Asked("PUT", b"/a/b/c"),
+    Asked("PUT", b"/b"),
+    Asked("put", b"/A"),
+    Asked("GET", b"/a%2fb"),
+)
 NOWHERE = Place("f", 1, 1)
 
 SUBJECTS = st.sampled_from(
@@ -98,6 +112,7 @@ def policies(draw: st.DrawFn) -> tuple[Policy, ...]:
                     draw(st.sampled_from(PORTS)),
                     tuple(draw(private)) if hosts else (),
                     tls=action is Action.DENY or draw(st.booleans()),
+                    conditions=draw(st.sampled_from(CONDITIONS)),
                 )
             )
         found.append(Policy(f"p{number}", tuple(rules), draw(SUBJECTS), NOWHERE))
@@ -111,14 +126,19 @@ def outcomes(found: tuple[Policy, ...]) -> list[object]:
     for client in CLIENTS:
         for host in HOSTS:
             for port in (22, 80, 443, 8443):
-                decision = decide(compiled, client, Authority(host, port))
-                asked = decision.denial is reason.APPROVAL_REQUIRED
-                outcome: object = None
-                if decision.allowed or asked:
-                    prohibited = vet(ADDRESSES, port, decision.grant).prohibited
-                    outcome = (asked, decision.tls, prohibited)
-                said.append(outcome)
+                tunnel = decide(compiled, client, Authority(host, port))
+                said.append(outcome(tunnel, port))
+                for asked in ASKED if port == 80 else ():
+                    decision = decide(compiled, client, Authority(host, port), asked)
+                    said.append(said[-1] if decision is tunnel else outcome(decision, port))
     return said
+
+
+def outcome(decision: Decision, port: int) -> object:
+    asks = decision.denial is reason.APPROVAL_REQUIRED
+    if not decision.allowed and not asks:
+        return None
+    return asks, decision.tls, vet(ADDRESSES, port, decision.grant).prohibited
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=200)

@@ -54,6 +54,8 @@ IN_COMMENTS = {
     *("admin_token_file", "credentials", "file", "include", "namespace", "pod_labels"),
     *("credentials_file", "internal", "nat64", "networks", "no_proxy", "upstream"),
     *("required", "servers", "source_addresses", "user", "users_file"),
+    *("both", "tenant", "tenants"),
+    *("ca_file", "lease", "on_store_failure", "password_file", "prefix", "url"),
 }
 
 

@@ -61,7 +61,7 @@ def test_every_warning_about_rules_is_shown() -> None:
     assert shown == {
         *(Code.DUPLICATE_RULE, Code.REDUNDANT_RULE, Code.SHADOWED_RULE, Code.WITHOUT_EFFECT),
         *(Code.WIDE_RULE, Code.PUBLIC_SUFFIX, Code.SHARED_SUFFIX, Code.SPECIAL_NETWORK),
-        *(Code.TLS_OFF, Code.TLS_MISSING, Code.RISKY_PORT),
+        *(Code.TUNNEL_OPEN, Code.ONE_SEGMENT, Code.TLS_OFF, Code.TLS_MISSING, Code.RISKY_PORT),
         *(Code.IMPOSSIBLE_HOST, Code.LOOKALIKE_HOST),
     }
 

@@ -68,10 +68,12 @@ def test_every_key_is_read() -> None:
           negative_ttl: 2s
           cache_entries: 7
         timeouts:
-          {head: 1s, keep_alive: 2s, connect: 3s, connect_attempt: 100ms, client_hello: 5s, response: 4s, idle: 5m,
-          lifetime: 30d}
+          {head: 1s, keep_alive: 2s, connect: 3s, connect_attempt: 100ms, client_hello: 5s, response: 4s,
+          origin_keep_alive: 6s, idle: 5m, lifetime: 30d}
         tunnels: {ech: refuse}
-        limits: {head_bytes: 1MiB, head_fields: 8, client_hello_bytes: 1KiB, connections: 1}
+        limits:
+          {head_bytes: 1MiB, head_fields: 8, client_hello_bytes: 1KiB, connections: 1, connections_per_client: 2,
+          tunnels: 3, heads: 4, idle_origins: 0, idle_per_origin: 5}
         audit: {queue_lines: 5, flush_interval: 1ms}
         drain_timeout: 0s
         admin_token_file: /etc/token
@@ -82,8 +84,8 @@ def test_every_key_is_read() -> None:
     assert config.dns == Dns(
         ("10.96.0.10:53", "[2001:db8::53]:5353"), "/dev/null", 1.5, 3, 0, 3600, 2, 86_400, 7
     )
-    assert config.timeouts == Timeouts(1, 2, 3, 0.1, 5, 4, 300, 2_592_000)
-    assert config.limits == Limits(2**20, 8, 1024, 1)
+    assert config.timeouts == Timeouts(1, 2, 3, 0.1, 5, 4, 6, 300, 2_592_000)
+    assert config.limits == Limits(2**20, 8, 1024, 1, 2, 3, 4, 0, 5)
     assert config.tunnels == Tunnels(Ech.REFUSE)
     assert config.audit == Audit(5, 0.001)
     assert config.drain_timeout == 0

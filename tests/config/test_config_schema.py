@@ -180,7 +180,7 @@ def test_rules_have_the_keys_that_their_list_allows() -> None:
     }
     keys = {action: {path.split(".")[1] for path in paths} for action, paths in keys.items()}
     assert keys["policies[].allow"] == keys["policies[].ask"] == set(rules.RULE_KEYS)
-    assert keys["policies[].deny"] == {"host", "cidr", "ports"}
+    assert keys["policies[].deny"] == {"host", "cidr", "ports", "methods", "paths"}
 
 
 def test_it_has_no_key_that_is_not_there_yet() -> None:
@@ -272,8 +272,11 @@ SAMPLES = [
     *("bücher.example", "*.BÜCHER。example", "ü b", "a_b", "a/b", "", "é" * 300, f"{'a.' * 127}a"),
     *("10.0.0.0/8", "10.0.0.0/33", "256.1.1.1", "::1", "fd00::/129", "fd00::/128", "1.2.3"),
     *("2001:db8:64::/96", "2001:db8::/95", "http://a.b:80", "http://a.b:0", "http://a@b:80"),
+    *("memory", "sqlite:///a/b.db", "sqlite:///a/../b", "sqlite:///", "sqlite://a", "sqlite:////a"),
+    *("GET", "get", "CONNECT", "G-T", "/", "/v1/*", "/ü"),
     *("1.2.3.4:0", "[::]:65535", "[::]:65536", "::1:53", "1-65535", "0-1", "80", "80-"),
     *("5s", "05s", "5", "5 s", "1000000000000s", "32KiB", "32kib", "/etc/x", "x", "/a\tb", "a/b"),
+    *("redis://redis.example.com", "rediss://user@[::1]:6379/0", "redis://user:password@redis"),
 ]
 
 
@@ -419,10 +422,27 @@ VALID = {
         listen: {proxy: "0.0.0.0:0", admin: "[::1]:9091"}
         mode: audit
         on_revoke: keep
-        credentials: {users_file: users, required: true}
+        contract_headers: off
+        forwarded_for: add
+        credentials: {users_file: users, required: true, tenants: {alice: team-a}}
+        state: sqlite:///var/lib/egress-proxy/state.db
         include: [more.yaml]
         sets: {}
-        policies: [{name: a, allow: [example.com]}]
+        policies:
+          - name: a
+            allow: [example.com]
+            tenant: team-b
+            trust_tenant_header: false
+            limits:
+              requests_per_second: 0.5
+              burst: 3
+              tunnels: 200
+              requests_per_day: 100000
+              bytes_per_day: {up: 1GiB, down: 10GiB, both: 10GiB}
+              time_zone: Europe/Berlin
+              bandwidth: 10MiB
+              tunnel_bandwidth: 1MiB
+              new_hosts_per_hour: 20
         dns:
           servers: ["10.96.0.10:53", "[2001:db8::53]:5353"]
           hosts_file: /dev/null
@@ -439,10 +459,12 @@ VALID = {
           no_proxy: ["*.internal.example", svc.example., "*", 10.0.0.0/8, "fd00::1", bücher.example]
           credentials_file: parent
         timeouts:
-          {head: 1s, keep_alive: 2s, connect: 3s, connect_attempt: 100ms, client_hello: 5s, response: 4s, idle: 5m,
-          lifetime: 30d}
+          {head: 1s, keep_alive: 2s, connect: 3s, connect_attempt: 100ms, client_hello: 5s, response: 4s,
+          origin_keep_alive: 6s, idle: 5m, lifetime: 30d}
         tunnels: {ech: refuse}
-        limits: {head_bytes: 1MiB, head_fields: 8, client_hello_bytes: 1KiB, connections: 1}
+        limits:
+          {head_bytes: 1MiB, head_fields: 8, client_hello_bytes: 1KiB, connections: 1, connections_per_client: 2,
+          tunnels: 3, heads: 4, idle_origins: 0, idle_per_origin: 5}
         audit: {queue_lines: 5, flush_interval: 1ms}
         drain_timeout: 0s
         admin_token_file: /etc/token
@@ -554,6 +576,12 @@ UNSEEN = [
     # A regular expression could, at the length of a page.
     Unseen("a duration's bounds", Code.BAD_VALUE, "is out of range: `[0-9]+[A-Za-z]+`",
            f"version: 1\ndrain_timeout: 2h\n{POLICIES}"),
+    Unseen("a path's encoding", Code.BAD_PATH, "is not in normal form|encoded|percent sign",
+           f"{HEAD}      - {{host: example.com, paths: [/%61]}}\n"),
+    Unseen("a path's dots", Code.BAD_PATH, "climbs above the root",
+           f"{HEAD}      - {{host: example.com, paths: [/../a]}}\n"),
+    Unseen("a method and a tunnel", Code.CONFLICT, "is for no tunnel",
+           f"{HEAD}      - {{host: example.com, methods: [GET], tls: verify}}\n"),
     Unseen("host bits", Code.BAD_NETWORK, "has bits set behind its prefix",
            f"{HEAD}      - {{cidr: 192.0.2.1/24}}\n"),
     Unseen("an IPv6 address", Code.BAD_NETWORK, "`[^` ]*:.* is not a network",
@@ -590,6 +618,12 @@ UNSEEN = [
            f"{HEAD}      - {{host: example.com, ports: [0443]}}\n"),
     Unseen("a number's digits", Code.BAD_VALUE, f"whole number in plain digits: {NUMBER}",
            f"version: 1\nlimits: {{head_fields: 0b1100}}\n{POLICIES}"),
+    Unseen("a number's digits", Code.BAD_VALUE, rf"is not a number: (?:{NUMBER}|`[-+]?[0-9.]+[eE])",
+           f"{HEAD}      - a.b\n    limits: {{requests_per_second: 0x1f}}\n"),
+    Unseen("a number's sign", Code.BAD_VALUE, r"is not a number: `\+[0-9]",
+           f"{HEAD}      - a.b\n    limits: {{requests_per_second: +5}}\n"),
+    Unseen("which time zones there are", Code.BAD_VALUE, "knows no time zone",
+           f"{HEAD}      - a.b\n    limits: {{requests_per_day: 5, time_zone: Mars/Olympus}}\n"),
     Unseen("a number's digits", Code.BAD_VERSION, NUMBER, f"version: 1.0\n{POLICIES}"),
     Unseen("a number's sign", Code.BAD_PORT, r"`\+[1-9][0-9]*`",
            f"{HEAD}      - {{host: example.com, ports: [+443]}}\n"),
@@ -597,6 +631,8 @@ UNSEEN = [
            f"version: 1\ncredentials: {{users_file: users, required: yes}}\n{POLICIES}"),
     Unseen("`no` for `off`", Code.BAD_VALUE, "`tls` cannot be `(?i:no|off|false)`",
            f"{HEAD}      - {{host: example.com, tls: no}}\n"),
+    Unseen("`false` for `off`", Code.BAD_VALUE, "`contract_headers` cannot be `(?i:no|off|false)`",
+           f"contract_headers: false\n{HEAD}      - example.com\n"),
     Unseen("YAML 1.2's types", Code.WRONG_TYPE, "YAML reads `([yYnN]|[-+]?[0-9.]+[eE].*|0o.*|=)` as",
            f"{HEAD}      - y\n"),
     Unseen("several lines", Code.WRONG_TYPE, "over several lines",
@@ -719,7 +755,10 @@ BASE: dict[str, Any] = {
     "listen": {"proxy": "127.0.0.1:3128", "admin": "[::1]:9090"},
     "mode": "enforce",
     "on_revoke": "close",
-    "credentials": {"users_file": "users", "required": False},
+    "contract_headers": "warn",
+    "forwarded_for": "keep",
+    "credentials": {"users_file": "users", "required": False, "tenants": {"alice": "team-a"}},
+    "state": "memory",
     "include": ["more.yaml"],
     "sets": {"near": ["example.com", "*.example.com"], "file": {"file": "hosts.txt"}},
     "policies": [
@@ -743,7 +782,15 @@ BASE: dict[str, Any] = {
             "ask": ["*.example.net", {"host": "@far", "tls": "verify"}],
             "deny": ["a.example.net", {"host": "@file", "ports": [25]}, {"cidr": "::/0", "ports": [25]}],
         },
-        {"name": "two", "allow": ["example.net"]},
+        {
+            "name": "two", "allow": ["example.net"], "trust_tenant_header": True,
+            "limits": {
+                "requests_per_second": 50, "burst": 100, "tunnels": 200, "requests_per_day": 1000,
+                "bytes_per_day": {"up": "1GiB", "down": "10GiB", "both": "10GiB"}, "time_zone": "UTC",
+                "bandwidth": "10MiB", "tunnel_bandwidth": "1MiB", "new_hosts_per_hour": 20,
+            },
+        },
+        {"name": "three", "tenant": "team-b", "allow": ["a.b"], "limits": {"bytes_per_day": "10GiB"}},
     ],
     "dns": {
         "servers": ["10.96.0.10:53"],
@@ -765,9 +812,12 @@ BASE: dict[str, Any] = {
     "tunnels": {"ech": "grease"},
     "timeouts": {
         "head": "10s", "keep_alive": "1m", "connect": "10s", "connect_attempt": "4s", "client_hello": "10s",
-        "response": "1m", "idle": "15m", "lifetime": "24h",
+        "response": "1m", "origin_keep_alive": "30s", "idle": "15m", "lifetime": "24h",
     },
-    "limits": {"head_bytes": "32KiB", "head_fields": 100, "client_hello_bytes": "32KiB", "connections": 10_000},
+    "limits": {
+        "head_bytes": "32KiB", "head_fields": 100, "client_hello_bytes": "32KiB", "connections": 10_000,
+        "connections_per_client": 2000, "tunnels": 10_000, "heads": 2000, "idle_origins": 1024, "idle_per_origin": 64,
+    },
     "audit": {"queue_lines": 5, "flush_interval": "1ms"},
     "drain_timeout": "20s",
     "admin_token_file": "/etc/token",
@@ -923,6 +973,8 @@ WHOLES: list[Any] = [
         {"pod_labels": {}},
         {"ports": [443]},
         {"host": "a.b", "tls": True},
+        {"host": "a.b", "methods": ["GET"], "paths": ["/a/*/b", "/%2e%2e"]},
+        *(["GET", "get", "CONNECT"], ["/a/", "/a*b", "/a?b"], ["/%2f", "/a b"], ["/../a", "//a"]),
         {"tls": "off"},
     ),
 ]
@@ -1072,10 +1124,16 @@ def test_how_long_a_list_may_be(key: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path, part in FOUND if "minimum" in part])
 def test_how_large_a_number_may_be(path: str, folder: Path) -> None:
-    section, key = path.split(".")
+    section, _, key = path.rpartition(".")
     low, high = (dict(FOUND)[path][bound] for bound in ("minimum", "maximum"))
     for number in (low - 1, low, high, high + 1):
-        text = written({"version": 1, **policy_with({}), section: {key: number}})
+        document: dict[str, Any] = {section: {key: number}}
+        if section == "policies[].limits":
+            rate = {"requests_per_second": 1} if key == "burst" else {}
+            document = {
+                "policies": [{"name": "a", "allow": ["a.b"], "limits": rate | {key: number}}]
+            }
+        text = written({"version": 1, **policy_with({}), **document})
         assert (refused(folder, text) == ()) == is_valid(text) == (low <= number <= high)
 
 

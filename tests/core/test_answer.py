@@ -115,6 +115,27 @@ def test_a_detail_says_more() -> None:
     assert fields["proxy-status"].endswith(f'details="bad_authority: {message}"')
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.0000000001, "1"), (1.1, "2"), (86_399.5, "86400")],
+)
+def test_when_to_come_back_is_said_in_whole_seconds_and_never_too_early(
+    seconds: float, said: str
+) -> None:
+    response, fields, body = read(refused(reasons.REQUEST_BUDGET, retry_after=seconds))
+    assert response.status_code == 429
+    assert fields["retry-after"] == said
+    assert json.loads(body)["error"]["retry"] is True
+    # The same reason without it has its own.
+    assert read(refused(reasons.REQUEST_BUDGET))[1]["retry-after"] == "60"
+
+
+def test_there_is_one_time_to_come_back() -> None:
+    head = refused(reasons.DRAINING, retry_after=7.5).partition(b"\r\n\r\n")[0]
+    assert head.count(b"Retry-After:") == 1
+    assert b"\r\nRetry-After: 8" in head
+
+
 def test_the_answer_to_head_has_the_same_head_and_no_body() -> None:
     with_body, without = refused(method="GET"), refused(method="HEAD")
     assert without == with_body.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
@@ -137,7 +158,7 @@ def test_missing_credentials_come_with_a_challenge() -> None:
 
 
 def test_further_fields_are_added() -> None:
-    data = refused(reasons.METHOD_NOT_ALLOWED, fields=b"Allow: GET, HEAD\r\n")
+    data = refused(reasons.ENDPOINT_METHOD_NOT_ALLOWED, fields=b"Allow: GET, HEAD\r\n")
     assert read(data)[1]["allow"] == "GET, HEAD"
 
 

@@ -1,7 +1,11 @@
-"""Chunked bodies: what is taken, what is refused, and that the pieces in which bytes arrive change nothing."""
+"""Chunked bodies: what is taken, what is refused, and that the pieces in which bytes arrive change nothing.
+
+The rows are in ``data/http/bodies.md``, which is meant to be read.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -10,87 +14,22 @@ from hypothesis import strategies as st
 
 from egress_proxy.core.body import (
     LAST_CHUNK,
+    MAX_EXCESS,
     MAX_SIZE_LINE,
     MAX_TRAILERS,
     ChunkedDecoder,
     encode_chunk,
+    last_chunk,
 )
 from egress_proxy.core.errors import BodyError, HeadError
+from tests.core.http_tables import Row, rows, section
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 END = b"0\r\n\r\n"
 
-# What is said, and the content in it.
-GOOD = {
-    "empty": (b"0\r\n\r\n", b""),
-    "one chunk": (b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
-    "two chunks": (b"5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n", b"hello!"),
-    "hexadecimal in both cases": (
-        b"a\r\n0123456789\r\nB\r\n0123456789a\r\n0\r\n\r\n",
-        b"01234567890123456789a",
-    ),
-    "zeros in front": (b"000000000000005\r\nhello\r\n000000000000000\r\n\r\n", b"hello"),
-    "CRLF in the content": (b"4\r\n\r\n\r\n\r\n0\r\n\r\n", b"\r\n\r\n"),
-    "framing in the content": (b"5\r\n0\r\n\r\n\r\n0\r\n\r\n", b"0\r\n\r\n"),
-    "any byte in the content": (
-        b"100\r\n" + bytes(range(256)) + b"\r\n0\r\n\r\n",
-        bytes(range(256)),
-    ),
-    "an extension": (b'5;a=b;c="d e"\r\nhello\r\n0;f\r\n\r\n', b"hello"),
-    "an extension after white space (BWS)": (b"5 \t;a\r\nhello\r\n0\r\n\r\n", b"hello"),
-    "trailers": (b"5\r\nhello\r\n0\r\nX: y\r\nDigest:z\r\nE:\r\n\r\n", b"hello"),
-    "trailers that would change the framing, were they not dropped": (
-        b"0\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"",
-    ),
-}
-
-# The story, and the bytes. Each is refused once enough of it is there.
-BAD = {
-    "no size": b"\r\n\r\n",
-    "a size that is no number": b"x\r\nhello\r\n" + END,
-    "a prefix (int() takes it)": b"0x5\r\nhello\r\n" + END,
-    "a sign (int() takes it)": b"+5\r\nhello\r\n" + END,
-    "a negative size": b"-5\r\nhello\r\n" + END,
-    "an underscore (int() takes it)": b"0_5\r\nhello\r\n" + END,
-    "a space before the size": b" 5\r\nhello\r\n" + END,
-    "a space behind the size": b"5 \r\nhello\r\n" + END,
-    "a size of sixteen digits": b"0000000000000005\r\nhello\r\n" + END,
-    "a size that is 5 in 64 bits": b"10000000000000005\r\nhello\r\n" + END,
-    "a size and more": b"5 5\r\nhello\r\n" + END,
-    "digits of another script": "５\r\nhello\r\n".encode() + END,
-    "an extension without semicolon": b"5a=b,c\r\nhello\r\n" + END,
-    "a control byte in an extension": b"5;a=\0\r\nhello\r\n" + END,
-    "bare CR in an extension: a line's end to some (Squid GHSA-j83v-w3p4-5cqh)": b"5;a\rb\r\nhello\r\n"
-    + END,
-    "bare CR behind the size": b"5\r\r\nhello\r\n" + END,
-    "bare LF behind the size (RFC 9112 §2.2 is not about bodies)": b"5\nhello\r\n" + END,
-    "bare LF behind an extension: TERM.EXT smuggling": b"5;a\nhello\r\n" + END,
-    "bare LF behind the content": b"5\r\nhello\n" + END,
-    "nothing behind the content": b"5\r\nhello" + END,
-    "a size that is too small": b"4\r\nhello\r\n" + END,
-    "a size that is too large": b"6\r\nhello\r\n" + END,
-    "two CRLF behind the content": b"5\r\nhello\r\n\r\n" + END,
-    "two bytes instead of CRLF: some skip them unread": b"5\r\nhelloXX" + END,
-    "bare LF behind the last chunk": b"0\n\r\n",
-    "bare LF at the end": b"0\r\n\n",
-    "a trailer that is none": b"0\r\nX\r\n\r\n",
-    "a trailer with white space before the colon": b"0\r\nX : y\r\n\r\n",
-    "a trailer without name": b"0\r\n: y\r\n\r\n",
-    "a trailer with a control byte": b"0\r\nX: \0\r\n\r\n",
-    "a trailer with bare CR": b"0\r\nX: a\rb\r\n\r\n",
-    "a trailer that ends with LF": b"0\r\nX: y\n\r\n",
-    "a folded trailer": b"0\r\nX: y\r\n z\r\n\r\n",
-    "a request where trailers should be": b"0\r\nGET / HTTP/1.1\r\n\r\n",
-    "a size line too long": b"5;" + b"a" * MAX_SIZE_LINE + b"\r\nhello\r\n" + END,
-    "a size line without end": b"5;" + b"a" * (MAX_SIZE_LINE + 100),
-    "a size of zeros without end": b"0" * (MAX_SIZE_LINE + 100),
-    "no line's end behind the content": b"5\r\nhello" + b"a" * (MAX_SIZE_LINE + 100),
-    "a trailer too long": b"0\r\nX: " + b"y" * MAX_TRAILERS + b"\r\n\r\n",
-    "a trailer without end": b"0\r\nX: " + b"y" * (MAX_TRAILERS + 100),
-    "too many trailers": b"0\r\n" + b"X: y\r\n" * (MAX_TRAILERS // 6 + 1) + b"\r\n",
-}
+GOOD = section("bodies.md", "Taken")
+BAD = section("bodies.md", "Refused")
 
 
 def decode(pieces: list[bytes]) -> tuple[bytes, bool, bytes]:
@@ -107,14 +46,26 @@ def outcome(pieces: list[bytes]) -> tuple[bytes, bool, bytes] | str:
         return f"{error.reason.name}: {error.detail}"
 
 
-@pytest.mark.parametrize(("body", "content"), GOOD.values(), ids=GOOD)
-def test_taken(body: bytes, content: bytes) -> None:
+@pytest.mark.parametrize("row", GOOD, ids=str)
+def test_taken(row: Row) -> None:
+    body, content = row.data("Body"), row.data("Content")
     assert decode([body]) == (content, True, b"")
     assert decode([body + b"GET / HTTP/1.1\r\n"]) == (content, True, b"GET / HTTP/1.1\r\n")
+    decoder = ChunkedDecoder()
+    decoder.feed(body)
+    assert decoder.trailers == row.data("Trailers")
 
 
-@pytest.mark.parametrize(("body", "content"), GOOD.values(), ids=GOOD)
-def test_not_done_before_the_last_byte(body: bytes, content: bytes) -> None:
+def test_the_table_says_each_thing_once_and_why() -> None:
+    bodies = [row["Body"] for row in rows("bodies.md")]
+    assert len(set(bodies)) == len(bodies) > 90
+    for row in rows("bodies.md"):
+        assert re.fullmatch(r"RFC [0-9]{4} §[0-9]+(\.[0-9]+)*", row["Clause"]), row
+
+
+@pytest.mark.parametrize("row", GOOD, ids=str)
+def test_not_done_before_the_last_byte(row: Row) -> None:
+    body = row.data("Body")
     decoder = ChunkedDecoder()
     for byte in body[:-1]:
         decoder.feed(bytes([byte]))
@@ -123,16 +74,17 @@ def test_not_done_before_the_last_byte(body: bytes, content: bytes) -> None:
     assert decoder.done
 
 
-@pytest.mark.parametrize("body", BAD.values(), ids=BAD)
-def test_refused(body: bytes) -> None:
+@pytest.mark.parametrize("row", BAD, ids=str)
+def test_refused(row: Row) -> None:
     with pytest.raises(BodyError) as caught:
-        decode([body])
+        decode([row.data("Body")])
     assert caught.value.reason.name == "bad_chunk"
     assert isinstance(caught.value, HeadError)
 
 
-@pytest.mark.parametrize("body", BAD.values(), ids=BAD)
-def test_refused_byte_by_byte(body: bytes) -> None:
+@pytest.mark.parametrize("row", BAD, ids=str)
+def test_refused_byte_by_byte(row: Row) -> None:
+    body = row.data("Body")
     whole = outcome([body])
     assert isinstance(whole, str)
     assert outcome([body[position : position + 1] for position in range(len(body))]) == whole
@@ -145,11 +97,9 @@ def test_a_refusal_never_quotes_the_body() -> None:
         assert "s3cret" not in caught.value.detail
 
 
-@pytest.mark.parametrize(
-    "body", [body for body, _ in GOOD.values()] + [body[:60] for body in BAD.values()]
-)
-def test_any_two_cuts_change_nothing(body: bytes) -> None:
-    body = body[:60] + b"GET /"
+@pytest.mark.parametrize("row", GOOD + BAD, ids=str)
+def test_any_two_cuts_change_nothing(row: Row) -> None:
+    body = row.data("Body")[:60] + b"GET /"
     whole = outcome([body])
     for first in range(len(body) + 1):
         for second in range(first, len(body) + 1):
@@ -231,6 +181,29 @@ def test_the_limits_are_exact() -> None:
     decoder = ChunkedDecoder()
     assert decoder.feed(b"fffffffffffffff\r\nabc") == [b"abc"]
     assert not decoder.done
+
+
+def test_framing_is_bounded_by_what_it_frames() -> None:
+    """Go's net/http let a body of a megabyte cost a gigabyte of extensions (CVE-2023-39326)."""
+    line = b"1;" + b"a" * 1013
+    chunk = line + b"\r\nx\r\n"
+    # Each is 1000 bytes more than is fair.
+    times = MAX_EXCESS // (len(line) + 2 - 16 - 2)
+    assert decode([chunk * times + END]) == (b"x" * times, True, b"")
+    assert isinstance(outcome([chunk * (times + 1) + END]), str)
+    # Content excuses framing.
+    fair = b"200;" + b"a" * 1000 + b"\r\n" + b"x" * 512 + b"\r\n"
+    assert decode([fair * 100 + END])[1]
+
+
+def test_trailers_go_on_behind_the_last_chunk() -> None:
+    assert last_chunk(b"") == LAST_CHUNK
+    decoder = ChunkedDecoder()
+    decoder.feed(b"0\r\nDigest:x\r\n")
+    decoder.feed(b"Via: y\r\n\r\n")
+    again = last_chunk(decoder.trailers)
+    assert again == b"0\r\nDigest: x\r\n\r\n"
+    assert decode([again]) == (b"", True, b"")
 
 
 def test_a_large_body_costs_what_it_weighs() -> None:

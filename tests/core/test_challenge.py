@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from egress_proxy.core import reason as reasons
 from egress_proxy.core.challenge import credentials_would_help
+from egress_proxy.core.conditions import Asked, Conditions
 from egress_proxy.core.decide import decide
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import parse_authority
+from egress_proxy.core.paths import path_pattern
 from egress_proxy.core.policy import (
     EVERY_PORT,
     Action,
@@ -52,6 +55,7 @@ def helps(
 
 
 ALLOW = rule(Action.ALLOW, "a.test")
+ALLOW_ANY = rule(Action.ALLOW, "a.test", ALL_PORTS)
 
 
 @pytest.mark.parametrize("mode", Mode)
@@ -134,3 +138,62 @@ def test_asking_costs_a_walk_along_the_users_once(monkeypatch: pytest.MonkeyPatc
     assert looked == 2000
     # No users that nobody has shown are remembered as clients.
     assert compiled._applicable.cache_info().currsize == 1
+
+
+# Rules with conditions. -------------------------------------------------------------------------------------------
+
+
+def conditional(
+    action: Action, *, methods: tuple[str, ...] = (), paths: tuple[str, ...] = ()
+) -> Rule:
+    conditions = Conditions(methods, tuple(map(path_pattern, paths)))
+    return Rule(
+        action, HostPattern("a.test", wildcard=False), HERE, ALL_PORTS, conditions=conditions
+    )
+
+
+@pytest.mark.parametrize(
+    ("rules", "asked", "expected"),
+    [
+        ([conditional(Action.ALLOW, methods=("POST",))], Asked("POST", b"/"), True),
+        ([conditional(Action.ALLOW, methods=("POST",))], Asked("post", b"/"), False),
+        ([conditional(Action.ALLOW, methods=("POST",))], Asked("GET", b"/"), False),
+        ([conditional(Action.ALLOW, methods=("POST",))], None, False),
+        ([conditional(Action.ALLOW, paths=("/a/",))], Asked("POST", b"/x/../a/b?c"), True),
+        ([conditional(Action.ALLOW, paths=("/a/",))], Asked("POST", b"/a%2fb"), False),
+        ([conditional(Action.ASK, paths=("/a/",))], Asked("POST", b"/a/b"), True),
+        (
+            [ALLOW_ANY, conditional(Action.DENY, paths=("/a/",))],
+            Asked("POST", b"/a/b"),
+            False,
+        ),
+        ([ALLOW_ANY, conditional(Action.DENY, paths=("/a/",))], Asked("POST", b"/b"), True),
+        ([ALLOW_ANY, conditional(Action.DENY, paths=("/a/",))], Asked("POST", b"//b"), False),
+        ([ALLOW_ANY, conditional(Action.DENY, paths=("/a/",))], None, True),
+        # It would be refused, because some servers may take it for what a rule asks about.
+        ([ALLOW_ANY, conditional(Action.ASK, paths=("/a/",))], Asked("POST", b"//b"), False),
+    ],
+)
+def test_what_a_user_may_ask_for(rules: list[Rule], asked: Asked | None, expected: bool) -> None:
+    everyone = policy("everyone", [conditional(Action.ALLOW, methods=("HEAD",), paths=("/z",))])
+    compiled = CompiledPolicy([everyone, policy("p", rules, BATCH)])
+    identity, destination = Identity("10.0.0.1"), parse_authority(b"a.test:80", None)
+    for _ in range(2):
+        decision = decide(compiled, identity, destination, asked)
+        assert decision.denial is not None
+        found = credentials_would_help(compiled, identity, destination, decision, asked)
+        assert found is expected
+        if found:
+            user = Identity("10.0.0.1", "batch")
+            its_own = decide(compiled, user, destination, asked).denial
+            assert its_own in (None, reasons.APPROVAL_REQUIRED)
+
+
+def test_paths_do_not_fill_the_memory() -> None:
+    compiled = CompiledPolicy([policy("p", [conditional(Action.ALLOW, paths=("/a/",))], BATCH)])
+    identity, destination = Identity("10.0.0.1"), parse_authority(b"a.test:80", None)
+    for number in range(100):
+        asked = Asked("GET", b"/%d" % number)
+        decision = decide(compiled, identity, destination, asked)
+        assert not credentials_would_help(compiled, identity, destination, decision, asked)
+    assert len(compiled.memo) == 2

@@ -13,10 +13,11 @@ import pytest
 
 from egress_proxy.config.load import parse
 from egress_proxy.config.model import Config
+from egress_proxy.core.conditions import Asked
 from egress_proxy.core.decide import decide, vet_addresses
 from egress_proxy.core.errors import HeadError
 from egress_proxy.core.explain import explain
-from egress_proxy.core.http1 import END_OF_HEAD, HeadLimits, parse_request
+from egress_proxy.core.http1 import END_OF_HEAD, HeadLimits, ProxyRequest, parse_request
 from egress_proxy.core.identity import parse_identity
 from egress_proxy.core.reason import Event
 from egress_proxy.core.record import Record
@@ -50,6 +51,9 @@ SECTIONS = [
     "Sets",
     "Deny beats ask beats allow",
     "Subjects",
+    "Methods",
+    "Paths",
+    "Spellings of paths",
     "TLS inside the tunnel",
     "Addresses behind names",
     "Denied networks behind names",
@@ -75,6 +79,8 @@ TRAPS = {
     "IPv6": ["[::1]:", " ::1:443", "%25eth0]", "[::ffff:127.0.0.1]", "[::127.0.0.1]", "[64:ff9b::", "[2002:"],
     "brackets": ["[github.com]", "[[::1]]"],
     "user information": ["github.com@evil.test", "user:pass@github.com"],
+    "path spellings": ["/../admin", "/%2e%2e/", "/%61dmin", "%2fadmin", "%252f", "//admin", r"\\admin"],
+    "more of them": ["admin;x=1", "admin%00", "%c0%afadmin", "test/ADMIN"],
     "backslashes, paths, schemes": [r"github.com\\", "github.com:443/", "CONNECT http://", "https://"],
     "asterisks": ["*.githubusercontent.com:443` | 400", "`CONNECT *:443` | 400"],
     "who asks": ["client=", "user=", "namespace=", "pod_labels."],
@@ -192,6 +198,10 @@ def head_of(row: Row) -> bytes:
     return data[: data.index(END_OF_HEAD) + len(END_OF_HEAD)]
 
 
+def asked(request: ProxyRequest) -> Asked | None:
+    return None if request.is_connect else Asked(request.method, request.path)
+
+
 def because(reason: str | None, rule: object | None) -> str:
     return ": ".join(str(part) for part in (reason, rule) if part is not None)
 
@@ -201,12 +211,12 @@ def what_happens(row: Row) -> tuple[str, str, bool | None]:
     config = policies()[row.policy]
     limits = HeadLimits(config.limits.head_bytes, config.limits.head_fields)
     try:
-        destination = parse_request(head_of(row), limits).destination
+        request = parse_request(head_of(row), limits)
     except HeadError as error:
         return str(error.reason.status), error.reason.name, None
-    identity = parse_identity(row.who)
+    identity, destination = parse_identity(row.who), request.destination
     record = Record()
-    decision = decide(config.policy, identity, destination)
+    decision = decide(config.policy, identity, destination, asked(request))
     if decision.denial is not None:
         record.conclude(Event.WOULD_DENY if decision.allowed else Event.DENIED, decision.denial)
     addresses = (destination.host.text,) if destination.host.address is not None else row.addresses
@@ -234,8 +244,11 @@ def test_decision(row: Row) -> None:
 def test_explain_agrees(row: Row) -> None:
     config = policies()[row.policy]
     limits = HeadLimits(config.limits.head_bytes, config.limits.head_fields)
-    destination = parse_request(head_of(row), limits).destination
-    said = explain(config.policy, parse_identity(row.who), destination, row.addresses)
+    request = parse_request(head_of(row), limits)
+    said = explain(
+        *(config.policy, parse_identity(row.who), request.destination, row.addresses),
+        asked=asked(request),
+    )
     assert (said.outcome, because(said.reason, said.rule)) == (row.outcome, row.because)
     assert row.tls is None or said.tls is (row.tls == "verify")
 

@@ -53,6 +53,9 @@ STATUSES: dict[Code, set[int]] = {
     Code.FORBIDDEN: {403},
     Code.UNAUTHORIZED: {401, 407},
     Code.HITL_REQUIRED: {403},
+    Code.CONFLICT: {409},
+    Code.RATE_LIMIT_EXCEEDED: {429},
+    Code.BUDGET_EXCEEDED: {429},
     # The client's mistake, but never one that clients mend by credentials or by waiting.
     Code.SCHEMA_VALIDATION_FAILED: set(range(400, 500)) - {401, 403, 407, 429},
     Code.RETRY_LATER: {502, 503, 504},
@@ -104,7 +107,8 @@ def test_a_proxy_status_is_a_registered_one(row: Reason) -> None:
 @each
 def test_a_retry_is_promised_where_it_can_help(row: Reason) -> None:
     """An agent that is told to retry a denial does so for ever (sandbox-runtime #273)."""
-    if row.code in (Code.RETRY_LATER, Code.HITL_REQUIRED) or row.status == 408:
+    later = {Code.RETRY_LATER, Code.HITL_REQUIRED, Code.RATE_LIMIT_EXCEEDED, Code.BUDGET_EXCEEDED}
+    if row.code in later or row.status == 408:
         assert row.retry_after is not None
         assert 0 < row.retry_after <= 60
     else:
@@ -116,6 +120,10 @@ def test_an_event_suits_its_code(row: Reason) -> None:
     """A denial is ours or the client's doing; a failure is the destination's, the network's or a defect."""
     if row is reasons.POLICY_REVOKED:
         # What was allowed is closed, because it no longer is.
+        assert row.event is Event.CLOSED
+        return
+    if row is reasons.BYTE_BUDGET_SPENT:
+        # What was open is closed; the next request is denied.
         assert row.event is Event.CLOSED
         return
     if row is reasons.PARENT_REFUSED:

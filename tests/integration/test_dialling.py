@@ -23,6 +23,8 @@ from tests.support.tools import wait_until
 
 METHODS = pytest.mark.parametrize("method", ["CONNECT", "GET"])
 ALLOW = [rule("origin.test", allow_private=["127.0.0.0/8", "::1/128"])]
+#: Each request is dialled for.
+NONE_KEPT = {"idle_origins": 0}
 FOUR, FOUR_TOO, SIX = "127.0.0.2", "127.0.0.3", "::1"
 ELSEWHERE = "192.0.2.10"  # TEST-NET-1: no machine has it
 
@@ -82,7 +84,7 @@ def test_ipv6_is_silent_and_ipv4_is_fine(
 ) -> None:
     """The second request begins with the address that answered."""
     name_server.set("origin.test", Answer((SIX, "127.0.0.1")))
-    proxy = start_proxy(allow=ALLOW, dial={"stagger": "200ms"})
+    proxy = start_proxy(allow=ALLOW, dial={"stagger": "200ms"}, limits=NONE_KEPT)
     with contextlib.closing(live):
         live.silence(SIX)
         lines = []
@@ -193,7 +195,7 @@ def test_a_dead_address_is_remembered_for_its_time(
     start_proxy: StartProxy, origin: Origin, name_server: NameServer
 ) -> None:
     name_server.set("origin.test", Answer((SIX, "127.0.0.1")))
-    proxy = start_proxy(allow=ALLOW, dial={"failure_memory": "900ms"})
+    proxy = start_proxy(allow=ALLOW, dial={"failure_memory": "900ms"}, limits=NONE_KEPT)
     attempts = []
     for count in (1, 2, 3):
         assert ask(proxy, "GET", origin.http).status == 200

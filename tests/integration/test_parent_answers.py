@@ -187,13 +187,13 @@ def test_a_status_that_opens_no_tunnel(behind: Behind) -> None:
         parent.script = says(
             f"HTTP/1.1 {answered} Its own words\r\nContent-Length: {len(body)}\r\n"
             'Proxy-Authenticate: Basic realm="theirs"\r\nLocation: http://evil.test/\r\n'
-            "X-Egress-Error: CONFLICT\r\nRetry-After: 999\r\n\r\n".encode()
+            "X-Egress-Error: CONFLICT\r\nRetry-After: 86399\r\n\r\n".encode()
             + body
         )
         with proxy.client() as client:
             response = client.connect(f"{FAR}:443")
         _refused(proxy, response, status, reason, f"it answered {answered}")
-        for words in ("words", "evil.test", "theirs", "999", "CONFLICT"):
+        for words in ("words", "evil.test", "theirs", "86399", "CONFLICT"):
             assert words not in str(response)
             assert words not in proxy.stdout
     metrics = proxy.metrics()

@@ -14,7 +14,7 @@ from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import parse_authority
 from egress_proxy.core.record import Record
 from egress_proxy.net.connect import serve_connect
-from egress_proxy.net.relay import PipePool
+from egress_proxy.net.pipes import PipePool
 from egress_proxy.net.revocation import Permit
 
 

@@ -25,9 +25,8 @@ def test_ports_where_connect_is_denied_stay_closed() -> None:
         (
             "squid.conf:5: `http_access deny CONNECT !SSL_ports`: ports 80, 8000-8010: Squid allows plain "
             "requests there "
-            "and denies CONNECT; rules here decide both alike, so these ports stay closed; add `ports` by hand "
-            "where plain "
-            "HTTP is needed"
+            "and denies CONNECT; the import decides both alike, so these ports stay closed; where plain HTTP is "
+            "needed, add a rule with `methods` by hand"
         )
     ]
     (policy,) = policies(imported)
@@ -66,8 +65,8 @@ def test_other_methods_are_not_told_apart() -> None:
         http_access allow site web
         """)
     assert notes(imported)[0] == (
-        "squid.conf:4: `http_access deny post`: acl `post` (line 1) tells methods other than CONNECT apart, which no "
-        "rule here does; all that may match is denied"
+        "squid.conf:4: `http_access deny post`: acl `post` (line 1) tells methods other than CONNECT apart, which "
+        "the import does not; all that may match is denied"
     )
     (policy,) = policies(imported)
     assert policy["allow"] == [{"host": "a.example.com", "ports": [443]}]

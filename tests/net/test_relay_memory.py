@@ -7,8 +7,10 @@ import gc
 import socket
 import weakref
 
+from egress_proxy.net.flow import Flow
+from egress_proxy.net.pipes import PipePool
 from egress_proxy.net.poller import Poller
-from egress_proxy.net.relay import PipePool, Tunnel, _Flow
+from egress_proxy.net.relay import Tunnel
 
 
 class Watched(Tunnel):
@@ -22,7 +24,7 @@ async def test_an_ended_tunnel_is_no_garbage() -> None:
     gc.collect()
     gc.disable()
     try:
-        before = sum(isinstance(each, _Flow) for each in gc.get_objects())
+        before = sum(isinstance(each, Flow) for each in gc.get_objects())
         client, near = socket.socketpair()
         origin = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM)
         poller.watch(origin.fileno(), lambda _mask: None)
@@ -43,7 +45,7 @@ async def test_an_ended_tunnel_is_no_garbage() -> None:
         del tunnel
         ended.clear()
         assert gone() is None
-        assert sum(isinstance(each, _Flow) for each in gc.get_objects()) == before
+        assert sum(isinstance(each, Flow) for each in gc.get_objects()) == before
     finally:
         gc.enable()
         poller.shut()

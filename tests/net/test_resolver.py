@@ -213,7 +213,7 @@ async def test_few_orders_of_many_addresses(
 async def test_more_addresses_than_anybody_needs(
     make_resolver: MakeResolver, name_server: NameServer
 ) -> None:
-    many = tuple(f"192.0.{number // 250}.{number % 250}" for number in range(1000))
+    many = tuple(f"192.0.{number // 250}.{number % 250}" for number in range(300))
     name_server.set("a.test", Answer(many))
     assert len((await lookup(make_resolver())).addresses) == 64
     assert "tcp" in {query.transport for query in name_server.queries}

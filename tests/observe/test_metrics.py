@@ -22,7 +22,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 LABELS = {
     "egress_proxy_requests_total": {"method", "decision", "reason"},
     "egress_proxy_denied_total": {"policy", "reason", "namespace"},
+    "egress_proxy_contract_violations_total": {"policy", "reason"},
     "egress_proxy_tunnels_active": set(),
+    "egress_proxy_origin_connections_idle": set(),
     "egress_proxy_connections_active": set(),
     "egress_proxy_bytes_total": {"direction"},
     "egress_proxy_connect_duration_seconds": set(),
@@ -31,6 +33,10 @@ LABELS = {
     "egress_proxy_dns_failures_total": {"kind"},
     "egress_proxy_tunnel_duration_seconds": set(),
     "egress_proxy_upstream_failures_total": {"reason"},
+    "egress_proxy_limit_exceeded_total": {"kind", "policy"},
+    "egress_proxy_limit_near_total": {"kind", "policy"},
+    "egress_proxy_store_up": set(),
+    "egress_proxy_store_failures_total": set(),
     "egress_proxy_policy_generation": set(),
     "egress_proxy_policy_hash_info": {"hash"},
     "egress_proxy_policy_rules": set(),
@@ -83,7 +89,11 @@ def busy(metrics: Metrics) -> Metrics:
     metrics.finished(
         ended(Event.ALLOWED, status=200, duration_ms=3.0, bytes_sent=1, bytes_received=2)
     )
+    metrics.finished(ended(Event.ALLOWED, method="PUT", contract="tenant_id_missing"))
     metrics.dns_failed("nxdomain")
+    metrics.limit_exceeded("request_rate", "everyone")
+    metrics.limit_near("byte_budget", "everyone")
+    metrics.shared_store = lambda: (True, 2)
     metrics.policy_loaded(1, "abc", 3, 1000.0)
     return metrics
 
@@ -115,6 +125,34 @@ def test_the_page_explains_every_family() -> None:
         r"^\| `(egress_proxy_[a-z_]+)`", PAGE.read_text(encoding="utf-8"), re.MULTILINE
     )
     assert explained == list(LABELS)
+
+
+def test_breaches_of_the_contract_that_went_on_are_counted_by_policy(metrics: Metrics) -> None:
+    for policy in ("everyone", "everyone", None):
+        metrics.finished(
+            ended(Event.ALLOWED, method="POST", policy=policy, contract="idempotency_key_missing")
+        )
+    metrics.finished(ended(Event.DENIED, reasons.TENANT_ID_INVALID, "POST", policy="everyone"))
+    found = scraped(metrics)
+    assert {name: value for name, value in found.items() if name.startswith("contract")} == {
+        "contract_violations_total{policy=everyone,reason=idempotency_key_missing}": 2,
+        "contract_violations_total{policy=none,reason=idempotency_key_missing}": 1,
+    }
+    assert found["denied_total{namespace=,policy=everyone,reason=tenant_id_invalid}"] == 1
+
+
+def test_limits_are_counted_by_kind_and_policy(metrics: Metrics) -> None:
+    metrics.limit_exceeded("request_rate", "everyone")
+    metrics.limit_exceeded("request_rate", "everyone")
+    metrics.limit_exceeded("byte_budget", "batch")
+    metrics.limit_near("byte_budget", "batch")
+    assert {
+        name: value for name, value in scraped(metrics).items() if name.startswith("limit_")
+    } == {
+        "limit_exceeded_total{kind=request_rate,policy=everyone}": 2,
+        "limit_exceeded_total{kind=byte_budget,policy=batch}": 1,
+        "limit_near_total{kind=byte_budget,policy=batch}": 1,
+    }
 
 
 def test_requests_are_counted_by_method_decision_and_reason(metrics: Metrics) -> None:
@@ -154,9 +192,11 @@ def test_only_failures_of_destinations_are_upstream_failures(metrics: Metrics) -
     counted = {name for name in scraped(metrics) if name.startswith("upstream_failures_total")}
     assert "upstream_failures_total{reason=connection_refused}" in counted
     assert "upstream_failures_total{reason=dns_timeout}" in counted
-    for name in ("client_aborted", "draining", "overloaded", "starting", "internal_error"):
+    ours = {"client_aborted", "client_connections", "draining", "internal_error", "overloaded"}
+    ours |= {"starting", "store_unavailable"}
+    for name in ours:
         assert f"upstream_failures_total{{reason={name}}}" not in counted
-    assert len(counted) == len(failures) - 5
+    assert len(counted) == len(failures) - len(ours)
 
 
 def test_bytes_and_durations_come_from_the_record(metrics: Metrics) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from tests.support.client import RawClient, Response
+from tests.support.contract import contract
 from tests.support.tools import descriptors, wait_until
 
 LOOPBACK = "127.0.0.0/8"
@@ -84,13 +85,19 @@ def clean_environment(**more: str) -> dict[str, str]:
 class Proxy:
     """One running proxy."""
 
-    def __init__(self, config: Path, *, loop: str = "uvloop", read_stdout: bool = True) -> None:
+    def __init__(
+        self,
+        config: Path,
+        *,
+        loop: str = "uvloop",
+        read_stdout: bool = True,
+        command: tuple[str, ...] = COMMAND,
+    ) -> None:
         self.config = config
         self.stderr_lines: list[str] = []
         self._stdout = bytearray()
-        command = [*COMMAND, "--loop", loop, "--config", str(config)]
         self.process = subprocess.Popen(
-            command,
+            [*command, "--loop", loop, "--config", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -196,6 +203,8 @@ class Proxy:
     def ask_admin(
         self, path: str, *, method: str = "GET", body: bytes = b"", head: str = ""
     ) -> Response:
+        if method not in {"GET", "HEAD"} and "Idempotency-Key" not in head:
+            head += contract()
         with RawClient(self.admin) as client:
             client.send(
                 f"{method} {path} HTTP/1.1\r\nHost: {self.admin}\r\nConnection: close\r\n"
@@ -256,12 +265,16 @@ class Proxy:
         return code
 
     def settled(self) -> None:
-        """Fails unless all connections' sockets are closed soon."""
+        """Fails unless all connections' sockets are closed soon, but for those that wait for another request."""
         wait_until(
-            lambda: self.sockets() <= self.sockets_at_start,
+            lambda: self.sockets() - self.idle_origins() <= self.sockets_at_start,
             seconds=5,
             what=lambda: f"{self.sockets()} sockets instead of {self.sockets_at_start}",
         )
+
+    def idle_origins(self) -> int:
+        """Connections to origins that wait for another request."""
+        return int(self.metrics()["egress_proxy_origin_connections_idle"])
 
     def stop(self, *, seconds: float = 10.0) -> list[dict[str, Any]]:
         """End it with SIGTERM, which must go well; all audit lines."""

@@ -116,7 +116,9 @@ class Coverage:
         if not above and not self._may_name(rule):
             return None
         found: list[Rule] = []
-        for denial in self._naming(rule.target, above):
+        for denial in self.naming(rule.target, above):
+            if not asks_no_more(denial, rule):
+                continue
             if _within(rule.ports, denial.ports):
                 return denial
             found.append(denial)
@@ -133,7 +135,7 @@ class Coverage:
         if not above and not self._may_name(rule):
             return None
         target = rule.target
-        for other in self._naming(target, above):
+        for other in self.naming(target, above):
             if (
                 other is not rule
                 and self._says_as_much(other, rule)
@@ -171,13 +173,14 @@ class Coverage:
         """
         return (
             _within(rule.ports, wider.ports)
+            and asks_no_more(wider, rule)
             and (rule.tls or not wider.tls)
             and set(rule.allow_private) <= set(wider.allow_private)
             and _routes_as_much(wider, rule)
             and _opens_as_much(wider.target, rule, self._surroundings)
         )
 
-    def _naming(self, target: Target, above: Above) -> Iterator[Rule]:
+    def naming(self, target: Target, above: Above) -> Iterator[Rule]:
         """The rules that name all that the target names, those of the target itself first."""
         if isinstance(target, HostPattern):
             index = self._below if target.wildcard else self._exact
@@ -249,7 +252,15 @@ def says_the_same(one: Rule, other: Rule) -> bool:
         and one.tls == other.tls
         and set(one.allow_private) == set(other.allow_private)
         and one.upstream == other.upstream
+        and one.conditions == other.conditions
     )
+
+
+def asks_no_more(wider: Rule, rule: Rule) -> bool:
+    """Whether every request that meets a rule's conditions, tunnels included, meets those of the other one."""
+    if wider.conditions is None:
+        return True
+    return rule.conditions is not None and wider.conditions.covers(rule.conditions)
 
 
 def _routes_as_much(wider: Rule, rule: Rule) -> bool:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from egress_proxy.config.errors import Code, Report, elsewhere
+from egress_proxy.config.lint.conditions import lint_conditions
 from egress_proxy.config.lint.coverage import Above, Coverage, SetViews, names_above, says_the_same
 from egress_proxy.config.lint.hosts import HostLint
 from egress_proxy.config.lint.networks import lint_allow_private, lint_network
@@ -48,6 +49,7 @@ def lint(
                 uses.setdefault(rule.target, []).append(rule)
     _Overlaps(policies, report, surroundings).lint(uses)
     lint_routes(((_clients(policy), policy) for policy in policies), report)
+    lint_conditions([(_clients(policy), policy) for policy in policies], report, surroundings)
     lint_host = HostLint(report)
     for hosts, rules in uses.items():
         lint_host.check_set(hosts, rules)
@@ -64,7 +66,7 @@ def lint(
                 lint_allow_private(rule, report, surroundings)
             if rule.ports != DEFAULT_PORTS:
                 _lint_ports(rule, report)
-            if not rule.tls:
+            if not rule.tls and rule.conditions is None:
                 _lint_tls(rule, report)
 
 
@@ -128,7 +130,7 @@ def _lint_ports(rule: Rule, report: Report) -> None:
         what = f"`{rule.target}` is open on {_listed(services)}, through which {harm}"
         instead = f"remove {'it' if len(services) == 1 else 'them'} from `ports` unless it is meant"
         report.warning(Code.RISKY_PORT, rule.place, what, instead)
-    if rule.tls:
+    if rule.tls and rule.conditions is None:
         _lint_plain(rule, found, report)
 
 
@@ -309,7 +311,9 @@ class _Overlaps:
     def _find_closed_networks(self, rule: Rule, denials: list[Coverage]) -> None:
         """Warn of private networks that a rule opens and a deny rule closes."""
         for network in rule.allow_private:
-            inner = Rule(rule.action, network, rule.place, rule.ports)
+            inner = Rule(
+                *(rule.action, network, rule.place, rule.ports), conditions=rule.conditions
+            )
             closing: Iterator[Rule | None] = (coverage.closing(inner, ()) for coverage in denials)
             denial = next((found for found in closing if found is not None), None)
             if denial is not None:

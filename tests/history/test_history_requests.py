@@ -1,0 +1,210 @@
+"""Plain requests of a log, where rules are about their methods and paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from egress_proxy.config.load import load, parse
+from egress_proxy.core.conditions import Asked
+from egress_proxy.history.logs import LogReader
+from egress_proxy.history.replay import Replay, as_text, replay
+from egress_proxy.history.suggest import Suggestion, suggest
+from tests.history.patching import allowed, apply_diff, line
+
+POLICY = """\
+version: 1
+policies:
+  - name: everyone
+    allow:
+      - {host: api.test, methods: [GET], paths: [/v1/, /status]}
+      - {host: read.test, methods: [GET]}
+      - {host: paths.test, paths: [/a]}
+      - wide.test
+    deny:
+      - {host: wide.test, paths: [/admin/]}
+    ask:
+      - {host: wide.test, methods: [DELETE]}
+"""
+
+
+def plain(
+    host: str, method: str, path: str | None, reason: str = "host_not_allowed", **more: Any
+) -> str:
+    return line(host, 80, method=method, path=path, reason=reason, **more)
+
+
+def let_through(host: str, method: str, path: str | None) -> str:
+    return allowed(host, 80, method=method, path=path)
+
+
+# Lines. -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        (line("a.test"), None),
+        (line("a.test", method=None), None),
+        (plain("a.test", "GET", "/a"), Asked("GET", b"/a")),
+        (plain("a.test", "get", "/a/../%zz"), Asked("get", b"/a/../%zz")),
+        # Without a path, no rule with paths can be sure of it.
+        (plain("a.test", "GET", None), Asked("GET", b"")),
+        (plain("a.test", "OPTIONS", "*"), Asked("OPTIONS", b"*")),
+        ("1738324800.123 5 10.0.0.1 TCP_DENIED/403 0 POST http://a.test/b?c - HIER_NONE/- -", Asked("POST", b"/b?c")),
+        ("1738324800.123 5 10.0.0.1 TCP_DENIED/403 0 CONNECT a.test:443 - HIER_NONE/- -", None),
+        ("1738324800.123 5 10.0.0.1 TCP_MISS/200 9 GET https://a.test/b - HIER_DIRECT/192.0.2.1 -", None),
+    ],
+)  # fmt: skip
+def test_what_a_line_says_was_asked(text: str, asked: Asked | None) -> None:
+    (found,) = LogReader([text])
+    assert found.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("G ET", "/"),
+        ("", "/"),
+        (7, "/"),
+        ("GET", "/a b"),
+        ("GET", ""),
+        ("GET", "/\n"),
+        ("GET", 7),
+        ("GET", "/ü"),
+    ],
+)
+def test_what_is_no_method_and_no_path(method: Any, path: Any) -> None:
+    reader = LogReader([plain("a.test", method, path)])
+    assert list(reader) == []
+    assert reader.summary().not_understood == 1
+
+
+# Replay. ----------------------------------------------------------------------------------------------------------
+
+
+def replayed(*lines: str) -> Replay:
+    return replay(parse(POLICY.encode(), "f.yaml").config.policy, lines)
+
+
+def test_nothing_changes() -> None:
+    found = replayed(
+        let_through("api.test", "GET", "/v1/x"),
+        plain("api.test", "PUT", "/v1/x", "method_not_allowed"),
+        plain("api.test", "GET", "/v2", "path_not_allowed"),
+        line("api.test", reason="connect_not_allowed"),
+        plain("wide.test", "GET", "//admin", "deny_rule"),
+        plain("wide.test", "DELETE", "/x", "approval_required"),
+        let_through("wide.test", "PUT", "/x"),
+        allowed("wide.test"),
+    )
+    assert (found.same, found.changes) == (8, ())
+
+
+def test_what_changes_is_told_with_its_method_and_path() -> None:
+    found = replayed(
+        *[let_through("api.test", "PUT", "/v1/x")] * 2,
+        plain("api.test", "GET", "/x/../v1/y"),
+        allowed("api.test"),
+        let_through("wide.test", "GET", "/admin/%2561"),
+        plain("other.test", "GET", "/1", "deny_rule"),
+        plain("other.test", "GET", "/2", "deny_rule"),
+    )
+    assert [
+        (change.kind, change.destination, change.method, change.path, change.requests)
+        for change in found.changes
+    ] == [
+        ("newly_allowed", "api.test:80", "GET", "/x/../v1/y", 1),
+        ("newly_denied", "api.test:80", "PUT", "/v1/x", 2),
+        ("newly_denied", "api.test:443", None, None, 1),
+        ("newly_denied", "wide.test:80", "GET", "/admin/%2561", 1),
+    ]
+    assert (
+        as_text(found)
+        .splitlines()[1]
+        .startswith(
+            "NEWLY DENIED: PUT /v1/x of api.test:80 for 10.20.0.7: ALLOWED -> DENIED (method_not_allowed), "
+            "`allow api.test (GET, /v1/, /status)` of everyone at f.yaml:5:9; 2 requests"
+        )
+    )
+
+
+# Suggestions. -----------------------------------------------------------------------------------------------------
+
+
+def suggested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> Suggestion:
+    monkeypatch.chdir(tmp_path)
+    Path("f.yaml").write_text(POLICY)
+    return suggest("f.yaml", lines)
+
+
+def test_the_smallest_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = [
+        *(plain("api.test", "GET", "/v2/b", "path_not_allowed"), plain("api.test", "GET", "/v2/a", "path_not_allowed")),
+        plain("api.test", "POST", "/v1/x", "method_not_allowed"),
+        *(plain("read.test", method, f"/{method}", "method_not_allowed") for method in ("PUT", "POST")),
+        plain("paths.test", "PUT", "/b/./c", "path_not_allowed"),
+        line("api.test", reason="connect_not_allowed"),
+        plain("none.test", "PUT", "/x"),
+    ]  # fmt: skip
+    found = suggested(tmp_path, monkeypatch, *refused)
+    (addition,) = found.additions
+    assert [text for rule in addition.rules for text in rule.rule] == [
+        '{host: api.test, ports: [80], methods: ["GET"], paths: ["/v2/a", "/v2/b"]}',
+        '{host: api.test, ports: [80], methods: ["POST"], paths: ["/v1/x"]}',
+        "{host: api.test, ports: [443]}",
+        "{host: none.test, ports: [80]}",
+        '{host: paths.test, ports: [80], paths: ["/b/c"]}',
+        '{host: read.test, ports: [80], methods: ["POST", "PUT"]}',
+    ]
+    assert (found.unverified, found.lifted) == (None, len(refused))
+    apply_diff(found.diff, tmp_path)
+    policy = load("f.yaml").config.policy
+    assert replay(policy, refused).same == 0
+    beside = [
+        plain("api.test", "GET", "/v2/c", "path_not_allowed"),
+        plain("api.test", "POST", "/v2/a", "path_not_allowed"),
+        plain("read.test", "DELETE", "/", "method_not_allowed"),
+    ]
+    assert replay(policy, beside).same == len(beside)
+
+
+def test_what_no_rule_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = suggested(
+        *(tmp_path, monkeypatch),
+        plain("api.test", "GET", "/v2/", "path_not_allowed"),
+        plain("api.test", "GET", "/v2%2fa", "path_not_allowed"),
+        plain("read.test", "put", "/", "method_not_allowed"),
+        plain("wide.test", "delete", "/", "method_not_allowed"),
+        plain("wide.test", "GET", "/admin", "deny_rule"),
+    )
+    assert found.additions == ()
+    assert {(each.destination, each.reason, each.why.partition(",")[0]) for each in found.not_lifted} == {
+        ("api.test:80", "path_not_allowed", "its path ends in a slash"),
+        ("api.test:80", "path_not_allowed", "its path holds an encoded slash or backslash"),
+        ("read.test:80", "method_not_allowed", "its method is not in upper case"),
+        ("wide.test:80", "method_not_allowed", "some servers would take it for what a rule asks a human about"),
+        ("wide.test:80", "deny_rule", "a deny rule beats every rule that could be added"),
+    }  # fmt: skip
+
+
+def test_what_is_allowed_by_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = suggested(
+        tmp_path,
+        monkeypatch,
+        plain("api.test", "GET", "/v1/a"),
+        plain("api.test", "GET", "/status"),
+    )
+    assert (found.refused, found.already_allowed) == (2, 2)
+
+
+def test_more_paths_than_a_rule_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = suggested(
+        *(tmp_path, monkeypatch),
+        *(plain("paths.test", "GET", f"/{number}", "path_not_allowed") for number in range(150)),
+    )
+    (rule,) = found.additions[0].rules
+    assert [text.count("/") for text in rule.rule] == [100, 50]
+    assert found.unverified is None
