@@ -17,18 +17,6 @@ from egress_proxy.core.paths import PathPattern, Segments, Unclear, normal_path,
 #: Entries of each kind that a rule's text shows.
 _SHOWN: Final = 3
 
-#: Fields from which some frameworks take another method or path than the request line says. Where rules depend on
-#: either, they are not sent on.
-OVERRIDING_FIELDS: Final = frozenset(
-    (
-        b"x-http-method",
-        b"x-http-method-override",
-        b"x-method-override",
-        b"x-original-url",
-        b"x-rewrite-url",
-    )
-)
-
 
 class Asked(msgspec.Struct, frozen=True):
     """What a readable request asks of its destination."""

@@ -12,7 +12,8 @@ import msgspec
 
 from egress_proxy.core import reason as reasons
 from egress_proxy.core.addresses import Grant, Vetting, vet
-from egress_proxy.core.conditions import OVERRIDING_FIELDS, Asked, Fit, Seen, see, to_forward
+from egress_proxy.core.conditions import Asked, Fit, Seen, see, to_forward
+from egress_proxy.core.fields import OVERRIDING_FIELDS
 from egress_proxy.core.http1 import ProxyRequest
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import MAX_NAME_LENGTH, Authority, Host, IPAddress
@@ -104,7 +105,7 @@ def _decide(
     audit = policy.mode is Mode.AUDIT
     seen = see(asked)
     conditional = policy.closes_by_request
-    by_path = False
+    by_path = policy.closes_by_path
     missed: tuple[Fit, Entry] | None = None
     doubtful: tuple[Fit, Entry] | None = None
     port = destination.port

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from enum import Enum
+from typing import Final
 
 from egress_proxy.core import reason as reasons
 from egress_proxy.core.errors import HeadError
@@ -53,7 +54,15 @@ HOP_BY_HOP = frozenset(
 _FOR_ALL = frozenset(
     (
         *(b"host", b"content-length", b"content-type", b"authorization", b"cache-control"),
-        *(b"via", b"max-forwards"),
+        *(b"via", b"max-forwards", b"idempotency-key", b"x-tenant-id"),
+    )
+)
+#: Fields from which some frameworks take another method or path than the request line says. Where rules depend on
+#: either, they are not sent on.
+OVERRIDING_FIELDS: Final = frozenset(
+    (
+        *(b"x-http-method", b"x-http-method-override", b"x-method-override", b"x-original-url"),
+        b"x-rewrite-url",
     )
 )
 
@@ -61,7 +70,7 @@ _FOR_ALL = frozenset(
 # say where the message ends, whom it is for, who sends it, or how to read it.
 _NO_TRAILER = frozenset(
     (
-        *(b"content-length", b"transfer-encoding", b"content_length", b"transfer_encoding"),
+        *(b"content-length", b"transfer-encoding"),
         *(b"host", b"connection", b"proxy-connection", b"keep-alive", b"upgrade", b"expect"),
         *(b"te", b"trailer", b"max-forwards", b"range", b"if-match", b"if-none-match", b"if-range"),
         *(b"if-modified-since", b"if-unmodified-since"),
@@ -75,6 +84,7 @@ _DROPPED_TRAILERS = frozenset(
     (
         *(b"via", b"forwarded", b"x-real-ip", b"cache-control", b"pragma", b"age", b"date"),
         *(b"expires", b"location", b"retry-after", b"vary", b"warning", b"http2-settings"),
+        *OVERRIDING_FIELDS,
     )
 )
 _DROPPED_TRAILER_PREFIXES = (b"proxy-", b"x-egress-", b"x-forwarded-", b"x-envoy-")
@@ -123,6 +133,8 @@ def parse_trailer(line: bytes) -> bytes | None:
     if match is None:
         return None
     lower = match[1].lower()
+    # Many servers take an underscore for a hyphen.
+    lower = lower.replace(b"_", b"-")
     if lower in _NO_TRAILER:
         return None
     if lower in _DROPPED_TRAILERS or lower.startswith(_DROPPED_TRAILER_PREFIXES):
@@ -188,8 +200,12 @@ def passing(
     said = [value for lower, _, value in fields if lower == b"connection"]
     if said and not (named := options(said)) <= removed:
         removed |= named - _FOR_ALL
+    # Many servers take an underscore for a hyphen.
     return [
-        field for field in fields if field[0] not in removed and not field[0].startswith(prefixes)
+        field
+        for field in fields
+        for name in (field[0].replace(b"_", b"-"),)
+        if name not in removed and not name.startswith(prefixes)
     ]
 
 

@@ -304,6 +304,14 @@ class CompiledPolicy:
         """Whether it depends on the request which networks are closed."""
         return bool(self._sometimes_denied)
 
+    @property
+    def closes_by_path(self) -> bool:
+        """Whether it depends on the path, which then has to be sent as it was compared."""
+        return any(
+            rule.conditions is not None and rule.conditions.paths
+            for _, rule in self._sometimes_denied
+        )
+
     def closed_networks(
         self, identity: Identity, port: int, seen: Seen | None = None
     ) -> ClosedNetworks | None:

@@ -175,7 +175,11 @@ CONNECT_NOT_ALLOWED = _policy(
     "Do not retry with CONNECT. If the host answers plain HTTP, send the request as `METHOD http://host/path` to the "
     "proxy, as clients do for http:// URLs. If not, ask whoever runs this proxy to allow tunnels to it.",
 )
-DENY_RULE = _policy("deny_rule", "A deny rule names this destination.", _ASK)
+DENY_RULE = _policy(
+    "deny_rule",
+    "A deny rule names this destination.",
+    "Do not retry. No allow rule lifts it; `egress-proxy explain` names the deny rule, for whoever runs this proxy.",
+)
 APPROVAL_REQUIRED = _row(
     "approval_required",
     Event.DENIED,

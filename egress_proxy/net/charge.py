@@ -45,7 +45,9 @@ async def admit(
     if not charged:
         return None
     host = request.destination.host.text
-    admitted = worker.limiter.admit(charged, host, tunnel=request.is_connect)
+    # What a WebSocket becomes is a tunnel, too.
+    tunnel = request.is_connect or request.upgrade is not None
+    admitted = worker.limiter.admit(charged, host, tunnel=tunnel)
     if isinstance(admitted, Future):
         admitted = await _wait_for(worker, strand, admitted)
     if isinstance(admitted, Refusal) and not worker.limiter.enforces:

@@ -41,11 +41,30 @@ class Next(Enum):
 class Heads:
     """Clients that have not sent a whole request head, and for which the proxy waits."""
 
-    __slots__ = ("most", "waiting")
+    __slots__ = ("_by_client", "most", "waiting")
 
     def __init__(self) -> None:
         self.most = 0
         self.waiting = 0
+        self._by_client: dict[str, int] = {}
+
+    def begin(self, client: str) -> None:
+        """Count one more. Raises HeadError where there are too many; a quarter of all may be one client's."""
+        of_client = self._by_client.get(client, 0)
+        if of_client >= max(self.most // 4, 1):
+            raise HeadError(reasons.CLIENT_CONNECTIONS, "in the middle of a request")
+        if self.waiting >= self.most:
+            raise HeadError(reasons.OVERLOADED, "of clients in the middle of a request")
+        self.waiting += 1
+        self._by_client[client] = of_client + 1
+
+    def end(self, client: str) -> None:
+        self.waiting -= 1
+        left = self._by_client[client] - 1
+        if left:
+            self._by_client[client] = left
+        else:
+            del self._by_client[client]
 
 
 class Client:
@@ -134,12 +153,11 @@ class Client:
         """Wait for more of a head; False when there will be none. Raises HeadError."""
         heads = self._heads
         counted = begun or self.fresh
-        if counted and heads.waiting >= heads.most:
-            raise HeadError(reasons.OVERLOADED, "of clients in the middle of a request")
-        self.watch()
-        self.strand.idle = not begun
-        heads.waiting += counted
+        if counted:
+            heads.begin(self.identity.client)
         try:
+            self.watch()
+            self.strand.idle = not begun
             await self.strand.until(READABLE, deadline)
         except TimeoutError:
             if begun or self.fresh:
@@ -150,7 +168,8 @@ class Client:
                 raise
             return False
         finally:
-            heads.waiting -= counted
+            if counted:
+                heads.end(self.identity.client)
             self.strand.idle = False
         return True
 

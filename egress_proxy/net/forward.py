@@ -120,6 +120,11 @@ class _Body:
         return max(self._written - self._head, 0)
 
     @property
+    def written(self) -> int:
+        """Bytes that the sink has taken, head and framing among them."""
+        return self._written
+
+    @property
     def done(self) -> bool:
         """Whether all has been given to the sink."""
         return self.ended and not self._out
@@ -224,6 +229,10 @@ class Exchange:
         self._upgrade = upgrade
         self._admission = None if admission is None or not admission.metered else admission
         self._counted = (0, 0)
+        self._upload: _Body | None = None
+        self._download: _Body | None = None
+        self._interim = 0
+        """Bytes that went to the client before the answer."""
         self._answer = b""
         self._uploading = True
         self._client_lost = False
@@ -263,11 +272,13 @@ class Exchange:
                 )
             except SourceError as error:
                 raise ExchangeError(error.reason or reasons.CLIENT_ABORTED) from None
+            self._upload = upload
             self._limit(upload, Direction.UP)
             response = await self._answer_to(upload, limits, timeouts)
             if response.status == 101:
                 head = client_response(response, Framing.NONE, keep_alive=True)
                 self.switching, self.received = head + self._answer, len(self._answer)
+                self._interim += len(self.switching)
                 self._count()
             else:
                 await self._hand_back(response, upload, timeouts, keep_alive=keep_alive)
@@ -333,6 +344,7 @@ class Exchange:
                 until_close=framing is Framing.UNTIL_CLOSE,
             )
             self.status = response.status
+            self._download = download
             self._limit(download, Direction.DOWN)
             deadline = monotonic() + timeouts.idle
             while True:
@@ -391,10 +403,13 @@ class Exchange:
         """Tell what has passed since the last time. Raises ExchangeError when that was the last of a budget."""
         if self._admission is None:
             return
-        up, down = self._counted
-        self._counted = self.sent, self.received
-        if self._counted != (up, down):
-            reason = self._admission.spend(self.sent - up, self.received - down)
+        # Heads count: who pays for bodies alone could say all in headers.
+        up = 0 if self._upload is None else self._upload.written
+        down = self._interim + (0 if self._download is None else self._download.written)
+        counted_up, counted_down = self._counted
+        self._counted = up, down
+        if self._counted != (counted_up, counted_down):
+            reason = self._admission.spend(up - counted_up, down - counted_down)
             if reason is not None:
                 raise ExchangeError(reason)
 
@@ -444,6 +459,7 @@ class Exchange:
 
     async def _send(self, data: bytes, deadline: float) -> None:
         """Write an interim answer. Raises ExchangeError, TimeoutError."""
+        self._interim += len(data)
         while data:
             try:
                 data = data[os.write(self._client, data) :]

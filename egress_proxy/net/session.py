@@ -141,13 +141,21 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> Next
                 )
             admission = admitted
         after = Next.CLOSE
+        tunnel = request.is_connect or request.upgrade is not None
+        worker.tunnels_opening += tunnel
         try:
+            tunnels = worker.metrics.tunnels_active + worker.tunnels_opening
+            if tunnel and tunnels > config.limits.tunnels:
+                return await refuse(
+                    worker, client, record, reasons.OVERLOADED, request, "of tunnels"
+                )
             after = await _carry_out(
                 *(worker, client, config, decision, request, record),
                 *(Permit(identity, destination, None, True, stamp, asked, admission),),
             )
             return after
         finally:
+            worker.tunnels_opening -= tunnel
             if admission is not None and after is not Next.NOTHING:
                 admission.release()
     except HeadError as error:
@@ -183,9 +191,6 @@ async def _carry_out(
     """
     if ends_here(request):
         return await _answer_at_the_end(worker, client, request, record)
-    tunnels = worker.metrics.tunnels_active
-    if (request.is_connect or request.upgrade) and tunnels >= config.limits.tunnels:
-        return await refuse(worker, client, record, reasons.OVERLOADED, request, "of tunnels")
     key = pool_key(worker, config, decision, request, permit.identity)
     kept = key if key is not None and may_repeat(request) else None
     verify = decision.tls and request.is_connect

@@ -60,6 +60,8 @@ class Worker:
         self.heads = Heads()
         self._clients: dict[str, int] = {}
         """Connections by the client's address."""
+        self.tunnels_opening = 0
+        """Requests for a tunnel that is not open yet."""
         self.draining = False
         # Unique among processes, and cheap: random once, then counted.
         prefix, counter = os.urandom(5).hex(), itertools.count(1)
@@ -70,10 +72,11 @@ class Worker:
 
     def adopt(self, config: Config, generation: int) -> None:
         """Decide by this configuration from the next request head on."""
+        # First what may fail: half a change would be worse than none.
+        self.limiter.adopt(config.policy)
         self.config = config
         self.generation = generation
         addresses.forget()
-        self.limiter.adopt(config.policy)
         self.credentials.adopt(config.credentials.users if config.credentials else {})
         self.heads.most = config.limits.heads
         self.head_limits = HeadLimits(config.limits.head_bytes, config.limits.head_fields)
@@ -85,6 +88,10 @@ class Worker:
         self.max_connections = min(
             config.limits.connections, max((limit - idle - _OTHER_DESCRIPTORS) // 2, 1)
         )
+        self.max_per_client = config.limits.connections_per_client
+        if self.max_connections < config.limits.connections:
+            # Of what there is instead, one client has no more than half.
+            self.max_per_client = min(self.max_per_client, max(self.max_connections // 2, 1))
 
     def listens_on(self, *addresses: SocketAddress) -> None:
         """Nobody is connected to these: the way would lead through the proxy to the proxy."""
@@ -101,7 +108,7 @@ class Worker:
         """Why one more connection of this client must be turned away; None if it need not."""
         if self.metrics.connections_active >= self.max_connections:
             return reasons.OVERLOADED
-        if self._clients.get(address, 0) >= self.config.limits.connections_per_client:
+        if self._clients.get(address, 0) >= self.max_per_client:
             return reasons.CLIENT_CONNECTIONS
         return None
 

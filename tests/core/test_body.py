@@ -217,3 +217,28 @@ def test_a_large_body_costs_what_it_weighs() -> None:
 def test_a_chunk_is_written_in_hexadecimal() -> None:
     assert encode_chunk(b"x" * 26) == b"1a\r\n" + b"x" * 26 + b"\r\n"
     assert LAST_CHUNK == b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            b"X-HTTP-Method-Override",
+            b"X_HTTP_Method_Override",
+            b"X-Original-URL",
+            b"X-Rewrite-URL",
+        ),
+        *(b"X_Forwarded_For", b"X_Egress_Error"),
+    ],
+)
+def test_a_trailer_that_a_server_might_obey_is_dropped(name: bytes) -> None:
+    decoder = ChunkedDecoder()
+    decoder.feed(b"0\r\n" + name + b": evil\r\nX-Checksum: 1\r\n\r\n")
+    assert decoder.done
+    assert decoder.trailers == b"X-Checksum: 1\r\n"
+
+
+@pytest.mark.parametrize("name", [b"X_Tenant_ID", b"Content_Length", b"Idempotency_Key"])
+def test_a_forbidden_trailer_with_underscores(name: bytes) -> None:
+    with pytest.raises(BodyError):
+        ChunkedDecoder().feed(b"0\r\n" + name + b": 1\r\n\r\n")

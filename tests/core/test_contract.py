@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_proxy.core.contract import ContractHeaders, check_contract, strictest
-from egress_proxy.core.http1 import Field
+from egress_proxy.core.http1 import Field, HeadLimits, origin_request, parse_request
 from egress_proxy.core.policy import Place, Policy
 
 KEY = b"4f0c8a52-3d1e-4b7a-9c55-0d9f2f6a1b3e"
@@ -196,3 +196,17 @@ def test_the_strictest_of_the_policies_holds(
 
 def test_a_new_key_of_the_standard_library_is_one() -> None:
     assert with_key(str(uuid4()).encode()) is None
+
+
+def test_a_client_cannot_have_them_taken_away() -> None:
+    """What was checked goes on: Connection cannot name it."""
+    request = parse_request(
+        b"POST http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\nContent-Length: 0\r\n"
+        b"Idempotency-Key: 3f9c2a10-7d1e-4b7a-9c59-0c1d2e3f4a5b\r\nX-Tenant-ID: one\r\n"
+        b"Connection: Idempotency-Key, X-Tenant-ID, X-Other\r\nX-Other: 1\r\n\r\n",
+        HeadLimits(8192, 100),
+    )
+    sent = origin_request(request).lower()
+    assert b"idempotency-key: 3f9c" in sent
+    assert b"x-tenant-id: one" in sent
+    assert b"x-other" not in sent

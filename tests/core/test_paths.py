@@ -648,3 +648,29 @@ def test_a_network_that_is_denied_for_some_requests_is_closed_behind_names_for_t
     assert len(grants) == 1
     told = explain(policy, ME, HOST, ("8.8.8.8",), asked=Asked("POST", b"/a/b"))
     assert "closed by `deny 8.8.8.0/24 (POST, /a/)`" in told.addresses[0].why
+
+
+def test_a_closed_network_with_paths_is_told_the_path_that_is_sent() -> None:
+    """For every host: nobody knows yet which address is behind a name."""
+    policy = CompiledPolicy(
+        (
+            Policy(
+                "p",
+                (
+                    Rule(Action.ALLOW, HostPattern("h.example", False), HERE),
+                    Rule(
+                        Action.DENY,
+                        ip_network("192.0.2.0/24"),
+                        HERE,
+                        EVERY_PORT,
+                        conditions=Conditions(paths=(path_pattern("/admin/"),)),
+                    ),
+                ),
+                None,
+                HERE,
+            ),
+        )
+    )
+    asked = Asked("GET", b"/admin/%2e%2e/y?q")
+    decision = decide(policy, Identity("10.0.0.1"), parse_authority(b"h.example:80", None), asked)
+    assert decision.path == b"/y?q"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import time
 from typing import Any
 
@@ -99,6 +100,23 @@ def test_tunnels_that_are_open(start_proxy: StartProxy, serve: Serve) -> None:
     at_rest(proxy)
 
 
+def test_a_websocket_is_a_tunnel(start_proxy: StartProxy, serve: Serve) -> None:
+    def switch(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        )
+        connection.recv(1)
+
+    proxy = start_proxy(policies=[policy({"tunnels": 1})])
+    url = f"http://origin.test:{serve(switch).port}/"
+    head = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    with proxy.client() as first, proxy.client() as second:
+        assert first.get(url, head=head).status == 101
+        assert second.get(url, head=head).error["reason"] == "tunnel_limit"
+    at_rest(proxy)
+
+
 @pytest.mark.parametrize("budget", ["1MiB", {"up": "512KiB"}, {"down": "512KiB"}], ids=str)
 def test_a_tunnel_that_spends_the_budget_is_closed(
     start_proxy: StartProxy, serve: Serve, budget: Any
@@ -142,6 +160,13 @@ def test_a_download_that_spends_the_budget_is_cut(start_proxy: StartProxy, origi
     assert MIB <= line["bytes_received"] < 8 * MIB
     assert get(proxy, f"http://origin.test:{origin.http}/").error["reason"] == "byte_budget"
     at_rest(proxy)
+
+
+def test_what_is_said_in_headers_counts(start_proxy: StartProxy, origin: Origin) -> None:
+    proxy = start_proxy(policies=[policy({"bytes_per_day": {"up": "64KiB"}})])
+    url = f"http://origin.test:{origin.http}/"
+    statuses = [get(proxy, url, X_Data="x" * 20 * KIB).status for _ in range(5)]
+    assert statuses == [200, 200, 200, 200, 429]
 
 
 def test_requests_of_a_day(start_proxy: StartProxy, origin: Origin) -> None:

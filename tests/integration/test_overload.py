@@ -69,7 +69,9 @@ def test_too_many_heads_under_way(start_proxy: StartProxy, serve: Serve, origin:
         assert served.get(url).status == 200
         tunnel = stack.enter_context(proxy.client())
         assert tunnel.connect(f"origin.test:{server.port}").status == 200
-        slow = [stack.enter_context(proxy.client()) for _ in range(4)]
+        slow = [
+            stack.enter_context(proxy.client(source=f"127.0.0.{number}")) for number in range(5, 9)
+        ]
         for client in slow:
             client.send("GET http://origin")
         wait_until(
@@ -114,4 +116,37 @@ def test_a_body_that_drips_ends(start_proxy: StartProxy, origin: Origin) -> None
         assert 0.9 < time.monotonic() - start < 1 + 2 * SWEEP
     line = proxy.wait_for_line()
     assert (line["event"], line["reason"]) == ("CLOSED", "lifetime_exceeded")
+    at_rest(proxy)
+
+
+def test_slow_heads_of_one_client(start_proxy: StartProxy, origin: Origin) -> None:
+    """It has a quarter of the room at most, and the others go on being slow if they are."""
+    proxy = start_proxy(allow=ALLOW, limits={"heads": 8})
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(proxy.client(source="127.0.0.9")).send("GET http://o")
+        wait_until(
+            lambda: proxy.metrics()["egress_proxy_connections_active"] == 2, what="two slow heads"
+        )
+        with proxy.client(source="127.0.0.9") as over:
+            over.send("GET http://o")
+            assert over.response().error["reason"] == "client_connections"
+        with proxy.client(source="127.0.0.10") as other:
+            other.send("GET ")
+            time.sleep(0.05)
+            other.send(f"http://origin.test:{origin.http}/ HTTP/1.1\r\n")
+            other.send(f"Host: origin.test:{origin.http}\r\n\r\n")
+            assert other.response().status == 200
+    at_rest(proxy)
+
+
+def test_tunnels_that_are_about_to_open_count(start_proxy: StartProxy, serve: Serve) -> None:
+    """Or many that wait for their ClientHello would be too many."""
+    server = serve(say_nothing)
+    rules = [rule("origin.test", tls="verify")]
+    proxy = start_proxy(allow=rules, limits={"tunnels": 1})
+    authority = f"origin.test:{server.port}"
+    with proxy.client() as first, proxy.client() as second:
+        assert first.connect(authority).status == 200
+        assert second.connect(authority).error["reason"] == "overloaded"
     at_rest(proxy)

@@ -156,12 +156,15 @@ class NameServer:
             if reply is None:
                 continue
             if answer.delay:
-                timer = threading.Timer(answer.delay, self._udp.sendto, (reply, client))
+                timer = threading.Timer(answer.delay, self._say, (reply, client))
                 self._timers.append(timer)
                 timer.start()
             else:
-                with contextlib.suppress(OSError):  # the client has gone
-                    self._udp.sendto(reply, client)
+                self._say(reply, client)
+
+    def _say(self, reply: bytes, client: tuple[str, int]) -> None:
+        with contextlib.suppress(OSError):  # the client has gone, or the test is over
+            self._udp.sendto(reply, client)
 
     def _forge(self, wire: bytes, client: tuple[str, int], how: str) -> None:
         """Send what no resolver may believe."""
