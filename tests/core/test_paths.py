@@ -579,11 +579,25 @@ def expected(rules: list[Rule], asked: Asked) -> Reason | None:
             for found in near
         )
     else:
-        by_path = any(
-            found is not None and (not found.methods or asked.method.upper() in found.methods) and found.paths
-            and not fits(Conditions((), found.paths), loosely=False)
+        # What the request may mean comes before what it cannot, and its path before its method.
+        named = [
+            found
             for found in others
-        )  # fmt: skip
+            if found is not None and (not found.methods or asked.method.upper() in found.methods)
+        ]
+        off_path = [
+            Conditions((), found.paths)
+            for found in named
+            if found.paths and not fits(Conditions((), found.paths), loosely=False)
+        ]
+        near_path = any(fits(found, loosely=True) for found in off_path)
+        near_method = any(
+            asked.method not in found.methods
+            and (not found.paths or fits(Conditions((), found.paths), loosely=False))
+            for found in named
+            if found.methods
+        )
+        by_path = near_path or (bool(off_path) and not near_method)
     return reasons.PATH_NOT_ALLOWED if by_path else reasons.METHOD_NOT_ALLOWED
 
 

@@ -112,13 +112,14 @@ class NameServer:
         return sum(query.name == name and query.kind == kind for query in self.queries)
 
     def close(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waker:
+            waker.sendto(b"", ("127.0.0.1", self.port))  # an empty question ends the thread
+        self._thread.join(5)
+        # From here on nobody starts another.
         for timer in self._timers:
             timer.cancel()
         for timer in self._timers:
             timer.join(5)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waker:
-            waker.sendto(b"", ("127.0.0.1", self.port))  # an empty question ends the thread
-        self._thread.join(5)
         self._udp.close()
         self._tcp.close()
 
