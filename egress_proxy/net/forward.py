@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from collections.abc import Callable
@@ -287,6 +288,9 @@ class Exchange:
             return of_parent(failure.reason) if before_answer else failure.reason
         finally:
             poller.hand_over(self._client, self._strand.wake)
+            # However it has ended, what has passed is paid for.
+            with contextlib.suppress(ExchangeError):
+                self._count()
         self.rest = upload.rest
         return None
 

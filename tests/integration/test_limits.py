@@ -14,7 +14,7 @@ from egress_proxy.core.limits import Limits
 from tests.conftest import Serve, StartProxy
 from tests.support.client import RawClient, Response
 from tests.support.dns import NameServer
-from tests.support.edges import at_rest
+from tests.support.edges import at_rest, stopped
 from tests.support.origin import Origin
 from tests.support.proxy import Proxy, configuration, rule
 from tests.support.serving import echo, say_nothing
@@ -167,6 +167,25 @@ def test_what_is_said_in_headers_counts(start_proxy: StartProxy, origin: Origin)
     url = f"http://origin.test:{origin.http}/"
     statuses = [get(proxy, url, X_Data="x" * 20 * KIB).status for _ in range(6)]
     assert (statuses[0], statuses[-1]) == (200, 429)
+
+
+def test_what_an_exchange_that_breaks_has_moved_counts(
+    start_proxy: StartProxy, serve: Serve
+) -> None:
+    """Or who ends each within its body would move any number of bytes."""
+    proxy = start_proxy(policies=[policy({"bytes_per_day": {"up": "64KiB"}})])
+    authority = f"origin.test:{serve(say_nothing).port}"
+    for count, reason in enumerate(("client_aborted", "byte_budget"), 1):
+        with proxy.client() as client:
+            with stopped(proxy):
+                # All of it, and its end, are there when the proxy looks.
+                client.send(
+                    f"POST http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\n"
+                    f"Content-Length: {MIB}\r\n\r\n".encode()
+                    + b"x" * 100 * KIB
+                )
+                client.eof()
+            assert proxy.wait_for_lines(count)[-1]["reason"] == reason
 
 
 def test_requests_of_a_day(start_proxy: StartProxy, origin: Origin) -> None:
