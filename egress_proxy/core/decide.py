@@ -31,6 +31,7 @@ from egress_proxy.core.policy import (
     Rule,
 )
 from egress_proxy.core.reason import Reason
+from egress_proxy.core.sections import Section
 from egress_proxy.core.special_use import Surroundings, special_use
 from egress_proxy.core.upstream import Parent, preference
 
@@ -196,7 +197,9 @@ def as_decided(request: ProxyRequest, decision: Decision) -> ProxyRequest:
         field for field in request.fields if field[0].replace(b"_", b"-") not in OVERRIDING_FIELDS
     ]
     path = request.path if decision.path is None else decision.path
-    return msgspec.structs.replace(request, path=path, fields=fields)
+    # What the proxy obeys is none of these.
+    section = Section(fields, request.section.known)
+    return msgspec.structs.replace(request, path=path, section=section)
 
 
 def _miss(fit: Fit) -> Reason:

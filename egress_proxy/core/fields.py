@@ -5,8 +5,9 @@ connection, and which of them go on.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from egress_proxy.core import reason as reasons
@@ -19,7 +20,7 @@ TOKEN = TOKEN_BYTE + rb"+"
 QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'
 # field-line (RFC 9112 §5): no white space before the colon; the value's surrounding white space is not part of it.
 # `*+` gives nothing back: else a long run of spaces would be tried in all ways to cut it in two.
-_FIELD_LINE = re.compile(
+FIELD_LINE = re.compile(
     rb"("
     + TOKEN
     + rb"):[ \t]*+((?:[\x21-\x7e\x80-\xff](?:[\t \x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*\r\n"
@@ -32,16 +33,6 @@ Field = tuple[bytes, bytes, bytes]
 
 Known = dict[bytes, list[bytes]]
 """The values of the fields that the proxy itself obeys, by their names in lower case."""
-
-#: The fields of a :data:`Known`.
-_KNOWN = frozenset(
-    (
-        *(b"host", b"content-length", b"transfer-encoding", b"connection", b"proxy-connection"),
-        *(b"expect", b"upgrade", b"max-forwards"),
-        # What CGI and its heirs cannot tell from the names with a hyphen.
-        *(b"content_length", b"transfer_encoding"),
-    )
-)
 
 #: Fields that are about one connection and are never forwarded (RFC 9110 §7.6.1, and what clients send to proxies).
 HOP_BY_HOP = frozenset(
@@ -90,6 +81,10 @@ _DROPPED_TRAILERS = frozenset(
 _DROPPED_TRAILER_PREFIXES = (b"proxy-", b"x-egress-", b"x-forwarded-", b"x-envoy-")
 
 
+#: Bytes of a list of options up to which it is remembered.
+_USUAL_OPTIONS: Final = 64
+
+
 class Framing(Enum):
     """How the end of a message body is known (RFC 9112 §6.3)."""
 
@@ -99,37 +94,11 @@ class Framing(Enum):
     UNTIL_CLOSE = "until close"
 
 
-def parse_fields(data: bytes, position: int, limit: int) -> tuple[list[Field], Known]:
-    """The fields of a head from their first byte to its empty line, with which the data ends.
-
-    Raises HeadError.
-    """
-    fields: list[Field] = []
-    known: Known = {}
-    match, known_names = _FIELD_LINE.match, _KNOWN
-    end = len(data) - 2
-    while position < end:
-        line = match(data, position)
-        if line is None:
-            raise _bad_field(data, position)
-        if len(fields) == limit:
-            raise HeadError(reasons.TOO_MANY_HEADERS, f"more than {limit} header lines")
-        name, value = line.group(1, 2)
-        lower = name.lower()
-        fields.append((lower, name, value))
-        if lower in known_names:
-            known.setdefault(lower, []).append(value)
-        position = line.end()
-    if position != end or data[end:] != b"\r\n":
-        raise HeadError(reasons.MALFORMED_HEADER, "the head does not end with an empty line")
-    return fields, known
-
-
 def parse_trailer(line: bytes) -> bytes | None:
     """A trailer line with its CRLF, as it may be sent on; nothing where it is to be dropped; None where it is malformed
     or a trailer of that name is forbidden.
     """
-    match = _FIELD_LINE.fullmatch(line)
+    match = FIELD_LINE.fullmatch(line)
     if match is None:
         return None
     lower = match[1].lower()
@@ -173,15 +142,17 @@ def is_length(value: bytes) -> bool:
     return _CONTENT_LENGTH.fullmatch(value) is not None
 
 
-def options(values: Iterable[bytes]) -> set[bytes]:
+def options(values: Sequence[bytes]) -> frozenset[bytes]:
     """The members of a list of tokens, such as Connection's (RFC 9110 §7.6.1), in lower case."""
-    found: set[bytes] = set()
-    for value in values:
-        if b"," in value:
-            found.update([option.strip() for option in value.lower().split(b",")])
-        else:
-            found.add(value.lower())
-    return found
+    if len(values) == 1 and len(values[0]) <= _USUAL_OPTIONS:
+        return _members(values[0])
+    return frozenset[bytes]().union(*map(_members.__wrapped__, values))
+
+
+# Nearly always `keep-alive` or `close`.
+@lru_cache(maxsize=256)
+def _members(value: bytes) -> frozenset[bytes]:
+    return frozenset([option.strip() for option in value.lower().split(b",")])
 
 
 def upgrade_to(known: Known) -> bytes | None:
@@ -193,10 +164,9 @@ def upgrade_to(known: Known) -> bytes | None:
 
 
 def passing(
-    fields: Iterable[Field], removed: frozenset[bytes], prefixes: tuple[bytes, ...]
+    fields: list[Field], removed: frozenset[bytes], prefixes: tuple[bytes, ...]
 ) -> list[Field]:
     """The fields whose names are neither removed, nor begin with a prefix, nor are named by Connection."""
-    fields = list(fields)
     said = [value for lower, _, value in fields if lower == b"connection"]
     if said and not (named := options(said)) <= removed:
         removed |= named - _FOR_ALL
@@ -209,20 +179,13 @@ def passing(
     ]
 
 
-def forwardable(fields: Iterable[Field], *also_removed: bytes) -> list[Field]:
-    """The fields that may be sent on: none about the connection, none that Connection names, none meant for a proxy.
-
-    Framing (Content-Length) and Host pass unless they stand in also_removed: the caller who rebuilds them removes them.
-    """
-    return passing(fields, HOP_BY_HOP.union(also_removed), (b"proxy-",))
-
-
 def has_control(line: bytes) -> bool:
     """Whether a line, which may end with CR, holds a control byte or a CR elsewhere."""
     return _CONTROL.search(line, 0, len(line) - 1) is not None
 
 
-def _bad_field(data: bytes, position: int) -> HeadError:
+def bad_field(data: bytes, position: int) -> HeadError:
+    """What is wrong with the line at a position, which is no field line."""
     line = data[position:].partition(b"\n")[0]
     if not line.endswith(b"\r"):
         return HeadError(reasons.BARE_LF, "a header line ends with LF alone")

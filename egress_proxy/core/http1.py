@@ -8,7 +8,6 @@ came from.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 from egress_proxy.core import reason as reasons
 from egress_proxy.core.errors import HeadError, HostError
@@ -19,10 +18,8 @@ from egress_proxy.core.fields import (
     Framing,
     Known,
     body_framing,
-    forwardable,
     has_control,
     options,
-    parse_fields,
     upgrade_to,
 )
 from egress_proxy.core.messages import (
@@ -34,6 +31,7 @@ from egress_proxy.core.messages import (
 )
 from egress_proxy.core.names import Authority, AuthorityError, parse_authority
 from egress_proxy.core.onward import client_response, has_passed, origin_request, parent_request
+from egress_proxy.core.sections import REPEATED_SIZE, parse_section, remember
 
 __all__ = [
     "END_OF_HEAD",
@@ -45,7 +43,6 @@ __all__ = [
     "ResponseHead",
     "check_partial",
     "client_response",
-    "forwardable",
     "has_passed",
     "keeps_alive",
     "origin_request",
@@ -68,11 +65,25 @@ _MAX_FORWARDS = re.compile(rb"[0-9]{1,9}")
 
 #: Methods of requests that have no body, whatever they say (RFC 9110 §9.3.6, §9.3.8).
 _WITHOUT_BODY = frozenset(("CONNECT", "TRACE"))
+#: Fields that ask for more than the answer to a request without body.
+_UNCOMMON = frozenset(
+    (
+        *(b"content-length", b"transfer-encoding", b"content_length", b"transfer_encoding"),
+        *(b"expect", b"upgrade", b"max-forwards"),
+    )
+)
 #: Methods of requests that may be counted on their way (RFC 9110 §7.6.2).
 _COUNTED = frozenset(("OPTIONS", "TRACE"))
 
-#: Bytes of a CONNECT request's head up to which its meaning is remembered.
-_REPEATED_SIZE = 512
+#: What was seen before, by its head.
+_requests: dict[bytes, ProxyRequest] = {}
+#: Methods to which the same head means another answer (RFC 9112 §6.3).
+_OTHER_ANSWERS = frozenset(("CONNECT", "HEAD"))
+#: Answers that were seen before, by their heads.
+_responses: dict[tuple[bytes, str], ResponseHead] = {}
+
+# Plain names: looking a member up in its Enum is a Python call in 3.11.
+_NO_BODY = Framing.NONE
 
 _TLS = "this is a TLS handshake; the proxy speaks plain HTTP"
 
@@ -108,8 +119,8 @@ def parse_head(data: bytes, limits: HeadLimits) -> Head:
         raise HeadError(
             reasons.VERSION_NOT_SUPPORTED, "the version is neither HTTP/1.0 nor HTTP/1.1"
         )
-    fields, known = parse_fields(data, line.end(), limits.fields)
-    return Head(method.decode("ascii"), target, int(minor), fields, known)
+    section = parse_section(data, line.end(), limits.fields)
+    return Head(method.decode("ascii"), target, int(minor), section)
 
 
 def parse_request(data: bytes, limits: HeadLimits) -> ProxyRequest:
@@ -117,21 +128,44 @@ def parse_request(data: bytes, limits: HeadLimits) -> ProxyRequest:
 
     Raises HeadError.
     """
-    # A client sends the same few bytes for each tunnel to a destination: nothing in them differs from the last time.
-    if len(data) <= _REPEATED_SIZE and data.startswith(b"CONNECT "):
-        return _parse_repeated(data, limits)
-    return _parse_request(data, limits)
+    # A client sends the same bytes for each tunnel to a destination, and each time that it asks for the same again.
+    known = _requests.get(data)
+    if (
+        known is not None
+        and len(data) <= limits.size
+        and len(known.section.fields) <= limits.fields
+    ):
+        return known
+    request = _parse_request(data, limits)
+    if len(data) <= REPEATED_SIZE:
+        remember(_requests, data, request, request.section)
+    return request
 
 
 def _parse_request(data: bytes, limits: HeadLimits) -> ProxyRequest:
     head = parse_head(data, limits)
-    method, known = head.method, head.known
+    method, known = head.method, head.section.known
     connect = method == "CONNECT"
     if connect:
         destination, path = _authority(head.target, None), b""
     else:
         destination, path = _absolute_form(method, head.target)
     _check_host(head, destination)
+    keep_alive = not connect and keeps_alive(head)
+    if _UNCOMMON.isdisjoint(known):
+        # No body, and nothing that is asked for beyond an answer.
+        return ProxyRequest(
+            method,
+            destination,
+            path,
+            head.minor,
+            keep_alive,
+            _NO_BODY,
+            0,
+            False,
+            head.section,
+            connect,
+        )
     if b"content_length" in known or b"transfer_encoding" in known:
         raise HeadError(
             reasons.MALFORMED_HEADER, "a name that some origins cannot tell from one about framing"
@@ -148,18 +182,15 @@ def _parse_request(data: bytes, limits: HeadLimits) -> ProxyRequest:
         destination,
         path,
         head.minor,
-        not connect and keeps_alive(head),
+        keep_alive,
         framing,
         length,
         expects is not None and head.minor == 1 and framing is not Framing.NONE,
-        head.fields,
+        head.section,
+        connect,
         _upgrade(head) if b"upgrade" in known and framing is Framing.NONE else None,
         _max_forwards(known) if method in _COUNTED else None,
     )
-
-
-# Bounded, because clients choose the keys: 2 MiB at most.
-_parse_repeated = lru_cache(maxsize=2048)(_parse_request)
 
 
 def parse_response(
@@ -170,35 +201,52 @@ def parse_response(
     ``method`` is the request's, and ``upgrade`` the protocol that the origin was asked to switch to. Raises HeadError,
     always with the reason origin_malformed.
     """
+    key = data, method if method in _OTHER_ANSWERS else ""
+    known = _responses.get(key)
+    if (
+        known is not None
+        and len(data) <= limits.size
+        and len(known.section.fields) <= limits.fields
+    ):
+        return known
     try:
-        if len(data) > limits.size:
-            raise HeadError(reasons.HEAD_TOO_LARGE, f"the head is larger than {limits.size} bytes")
-        line = _STATUS_LINE.match(data)
-        if line is None:
-            raise HeadError(reasons.ORIGIN_MALFORMED, "the status line is malformed")
-        fields, known = parse_fields(data, line.end(), limits.fields)
-        minor, status = int(line[1]), int(line[2])
-        if status == 101 and (upgrade is None or minor == 0 or not _switches(known, upgrade)):
-            # RFC 9110 §15.2.2: only an answer to Upgrade, and it names the protocol. What would follow is no HTTP.
-            raise HeadError(
-                reasons.ORIGIN_MALFORMED, "it switches to a protocol that nobody asked for"
-            )
-        # RFC 9112 §6.3, rules 1 and 2, then 3, 4, 6 and 8 in this order.
-        tunnel = method == "CONNECT" and status < 300
-        if tunnel or method == "HEAD" or status in {204, 304} or status < 200:
-            framing, length = Framing.NONE, 0
-            reusable = not tunnel and status != 101 and _ends_with_head(known, minor, status)
-        else:
-            framing, length = body_framing(known, minor)
-            reusable = framing is not Framing.NONE
-            if not reusable:
-                framing = Framing.UNTIL_CLOSE
+        response = _parse_response(data, method, limits, upgrade)
     except HeadError as error:
         raise HeadError(
             reasons.ORIGIN_MALFORMED, f"the origin's answer is malformed: {error.detail}"
         ) from None
+    # That a switch was asked for stands in the request.
+    if len(data) <= REPEATED_SIZE and response.status != 101:
+        remember(_responses, key, response, response.section)
+    return response
+
+
+def _parse_response(
+    data: bytes, method: str, limits: HeadLimits, upgrade: bytes | None
+) -> ResponseHead:
+    if len(data) > limits.size:
+        raise HeadError(reasons.HEAD_TOO_LARGE, f"the head is larger than {limits.size} bytes")
+    line = _STATUS_LINE.match(data)
+    if line is None:
+        raise HeadError(reasons.ORIGIN_MALFORMED, "the status line is malformed")
+    section = parse_section(data, line.end(), limits.fields)
+    known = section.known
+    minor, status = int(line[1]), int(line[2])
+    if status == 101 and (upgrade is None or minor == 0 or not _switches(known, upgrade)):
+        # RFC 9110 §15.2.2: only an answer to Upgrade, and it names the protocol. What would follow is no HTTP.
+        raise HeadError(reasons.ORIGIN_MALFORMED, "it switches to a protocol that nobody asked for")
+    # RFC 9112 §6.3, rules 1 and 2, then 3, 4, 6 and 8 in this order.
+    tunnel = method == "CONNECT" and status < 300
+    if tunnel or method == "HEAD" or status in {204, 304} or status < 200:
+        framing, length = Framing.NONE, 0
+        reusable = not tunnel and status != 101 and _ends_with_head(known, minor, status)
+    else:
+        framing, length = body_framing(known, minor)
+        reusable = framing is not Framing.NONE
+        if not reusable:
+            framing = Framing.UNTIL_CLOSE
     keep_alive = reusable and _persists(known, minor)
-    return ResponseHead(status, line[0][:-2], framing, length, fields, keep_alive)
+    return ResponseHead(status, line[0][:-2], framing, length, section, keep_alive)
 
 
 def _absolute_form(method: str, target: bytes) -> tuple[Authority, bytes]:
@@ -230,7 +278,7 @@ def _check_host(head: Head, destination: Authority) -> None:
 
     Two names for one request are an attack.
     """
-    values = head.known.get(b"host")
+    values = head.section.known.get(b"host")
     if values is None:
         if head.minor == 1:
             raise HeadError(reasons.MISSING_HOST, "the Host header is missing")
@@ -248,9 +296,9 @@ def _check_host(head: Head, destination: Authority) -> None:
 
 def keeps_alive(head: Head) -> bool:
     """Whether the client wants the connection to stay open (RFC 9112 §9.3)."""
-    said = head.known.get(b"connection")
+    said = head.section.known.get(b"connection")
     # What old clients send to proxies.
-    old = head.known.get(b"proxy-connection")
+    old = head.section.known.get(b"proxy-connection")
     return _stays_open(said if old is None else [*(said or ()), *old], head.minor)
 
 
@@ -259,7 +307,7 @@ def request_framing(head: Head) -> tuple[Framing, int]:
 
     Raises HeadError.
     """
-    return body_framing(head.known, head.minor)
+    return body_framing(head.section.known, head.minor)
 
 
 def _stays_open(said: list[bytes] | None, minor: int) -> bool:
@@ -281,7 +329,7 @@ def _upgrade(head: Head) -> bytes | None:
 
     Another one (h2c, TLS) would be HTTP again, of which nobody here could read a word.
     """
-    protocol = upgrade_to(head.known)
+    protocol = upgrade_to(head.section.known)
     if head.method != "GET" or head.minor == 0 or protocol is None:
         return None
     return protocol if protocol.lower() == b"websocket" else None

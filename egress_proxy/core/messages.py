@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from egress_proxy.core.fields import Field, Framing, Known
+from egress_proxy.core.fields import Field, Framing
 from egress_proxy.core.names import Authority
+from egress_proxy.core.sections import Section
 
 END_OF_HEAD = b"\r\n\r\n"
 
@@ -29,13 +30,15 @@ class Head(msgspec.Struct, frozen=True):
     target: bytes
     minor: int
     """The minor version: 0 or 1."""
-    fields: list[Field]
-    known: Known
-    """The values of those fields that framing and the connection hang on."""
+    section: Section
+
+    @property
+    def fields(self) -> list[Field]:
+        return self.section.fields
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of all fields of a name, which is given in lower case."""
-        return [value for lower, _, value in self.fields if lower == name]
+        return self.section.values(name)
 
 
 class ProxyRequest(msgspec.Struct, frozen=True):
@@ -52,15 +55,16 @@ class ProxyRequest(msgspec.Struct, frozen=True):
     length: int
     """Bytes of the body where framing is LENGTH, else 0."""
     expects_continue: bool
-    fields: list[Field]
+    section: Section
+    is_connect: bool
     upgrade: bytes | None = None
     """The protocol to switch to, as the client wrote it, where it asks for one that is passed on: WebSocket alone."""
     max_forwards: int | None = None
     """How many more proxies a TRACE or OPTIONS request may pass (RFC 9110 §7.6.2): with 0 it ends here."""
 
     @property
-    def is_connect(self) -> bool:
-        return self.method == "CONNECT"
+    def fields(self) -> list[Field]:
+        return self.section.fields
 
     @property
     def idempotent(self) -> bool:
@@ -76,6 +80,10 @@ class ResponseHead(msgspec.Struct, frozen=True):
     """As it came, without CRLF."""
     framing: Framing
     length: int
-    fields: list[Field]
+    section: Section
     keep_alive: bool = False
     """Whether the origin's connection can carry another request once this answer's body has ended (RFC 9112 §9.3)."""
+
+    @property
+    def fields(self) -> list[Field]:
+        return self.section.fields

@@ -64,8 +64,10 @@ class Record(msgspec.Struct, omit_defaults=True):
 
         ``WOULD_DENY`` is kept, for in audit mode that is what the line is for, unless it was refused or revoked.
         """
-        if self.event == Event.WOULD_DENY and not (
-            event is Event.DENIED or reason is POLICY_REVOKED
+        if (
+            self.event
+            and self.event == Event.WOULD_DENY
+            and not (event is Event.DENIED or reason is POLICY_REVOKED)
         ):
             return
         self.event = event

@@ -15,7 +15,15 @@ from egress_proxy.core.errors import HeadError
 from egress_proxy.core.http1 import END_OF_HEAD, HeadLimits, check_partial
 from egress_proxy.core.identity import Identity
 from egress_proxy.net.flow import half_close
-from egress_proxy.net.poller import READABLE, WRITABLE, Interrupted, Strand
+from egress_proxy.net.poller import (
+    CLIENT_READABLE,
+    CLIENT_WRITABLE,
+    MORE_BEHIND,
+    OF_CLIENT,
+    READABLE,
+    Interrupted,
+    Strand,
+)
 
 if TYPE_CHECKING:
     from egress_proxy.config.model import Timeouts
@@ -25,6 +33,8 @@ READ_SIZE = 16 * 1024
 #: Seconds and bytes for which a refused client may go on sending, so that a reset does not destroy its answer.
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 16 * 1024 * 1024
+#: Edges that tell of something to read.
+_TO_READ = READABLE | MORE_BEHIND
 #: Reads after which the others have their turn.
 _FAIR_SHARE = 8
 
@@ -75,6 +85,7 @@ class Client:
             "_heads",
             "_output_watched",
             "buffer",
+            "edges",
             "fd",
             "fresh",
             "identity",
@@ -94,6 +105,8 @@ class Client:
         """Whether it has not sent a whole head yet."""
         self.started = monotonic()
         """When the current request began, or its head was complete."""
+        self.edges = READABLE
+        """What the poller has told of and nobody has dealt with: there may be more to read; and, for good, its end."""
         self.watched = False
         self._output_watched = False
         self._heads = heads
@@ -102,7 +115,9 @@ class Client:
         """Have the poller tell when there is something to read. Short conversations end before there is a need."""
         if not self.watched:
             self.watched = True
-            self.strand.poller.watch(self.fd, self.strand.wake, output=False)
+            # Watching tells what is there already.
+            self.edges = 0
+            self.strand.poller.watch(self.fd, self._on_edge, output=False)
 
     def watch_output(self) -> None:
         """Have the poller tell when it can be written, too."""
@@ -110,6 +125,10 @@ class Client:
             self._output_watched = True
             self.watch()
             self.strand.poller.watch_output(self.fd)
+
+    def _on_edge(self, mask: int) -> None:
+        self.edges |= mask
+        self.strand.wake(mask << OF_CLIENT)
 
     async def read_head(
         self, limits: HeadLimits, timeouts: Timeouts, *, draining: bool
@@ -124,15 +143,20 @@ class Client:
             if begun:
                 check_partial(self.buffer, limits)
             try:
-                data = os.read(self.fd, READ_SIZE)
+                # Where the poller has told of nothing since the last byte, there is nothing.
+                data = os.read(self.fd, READ_SIZE) if self.edges & _TO_READ else None
             except BlockingIOError:
+                data = None
+            except OSError:
+                return None
+            if self.watched and (data is None or len(data) < READ_SIZE):
+                self.edges &= MORE_BEHIND
+            if data is None:
                 if not begun and draining:
                     return None
                 if not await self._wait_for_head(deadline, begun=begun):
                     return None
                 continue
-            except OSError:
-                return None
             if not data:
                 if begun:
                     raise HeadError(
@@ -158,7 +182,7 @@ class Client:
         try:
             self.watch()
             self.strand.idle = not begun
-            await self.strand.until(READABLE, deadline)
+            await self.strand.until(CLIENT_READABLE, deadline)
         except TimeoutError:
             if begun or self.fresh:
                 raise HeadError(reasons.HEAD_TIMEOUT, "the head did not arrive in time") from None
@@ -198,7 +222,7 @@ class Client:
             self.watch_output()
             deadline = monotonic() + seconds
             while data := self.write(data):
-                await self.strand.until(WRITABLE, deadline)
+                await self.strand.until(CLIENT_WRITABLE, deadline)
 
     def break_off(self) -> None:
         """Have the end of the connection be a reset, so that half an answer is not taken for a whole one."""
@@ -219,7 +243,7 @@ class Client:
         if not self.watched:
             # Watching tells what is there already.
             self.watch()
-            await self.strand.until(READABLE, deadline)
+            await self.strand.until(CLIENT_READABLE, deadline)
         for turn in itertools.count(1):
             if dropped >= _LINGER_BYTES:
                 return
@@ -228,7 +252,7 @@ class Client:
             try:
                 data = os.read(self.fd, 64 * 1024)
             except BlockingIOError:
-                await self.strand.until(READABLE, deadline)
+                await self.strand.until(CLIENT_READABLE, deadline)
                 continue
             if not data:
                 return

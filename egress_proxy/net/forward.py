@@ -24,12 +24,19 @@ from egress_proxy.core.http1 import (
 )
 from egress_proxy.core.limits import Direction
 from egress_proxy.net.parent import of_parent
-from egress_proxy.net.poller import READABLE, WRITABLE, Strand
+from egress_proxy.net.poller import (
+    CLIENT_READABLE,
+    CLIENT_WRITABLE,
+    OF_CLIENT,
+    READABLE,
+    WRITABLE,
+)
 
 if TYPE_CHECKING:
     from egress_proxy.config.model import Timeouts
     from egress_proxy.core.reason import Reason
     from egress_proxy.limits.limiter import Admission
+    from egress_proxy.net.client import Client
 
 Pace = Callable[[int], tuple[int, float]]
 """As :meth:`egress_proxy.limits.limiter.Admission.pace`, of one direction."""
@@ -37,6 +44,14 @@ Pace = Callable[[int], tuple[int, float]]
 _CHUNK = 64 * 1024
 #: Most heads fit; a smaller piece, because what lies behind a head is copied with each.
 _HEAD_CHUNK = 16 * 1024
+#: Bodies that are there as soon as so many bytes are.
+_OF_KNOWN_LENGTH = (Framing.LENGTH, Framing.NONE)
+# Plain names: looking a member up in its Enum is a Python call in 3.11.
+_NO_BODY, _UNTIL_CLOSE = Framing.NONE, Framing.UNTIL_CLOSE
+#: What ends the wait for an answer: that, or a reset, which nobody would notice who neither reads from the client nor
+#: writes to it.
+_ANSWERED = READABLE | select.EPOLLERR << OF_CLIENT
+_ANYTHING = READABLE | WRITABLE | CLIENT_READABLE | CLIENT_WRITABLE
 #: Chunks of one body after which the other connections have their turn.
 _FAIR_SHARE = range(8)
 
@@ -82,11 +97,13 @@ class _Body:
         framing: Framing,
         length: int,
         *,
-        until_close: bool,
+        until_close: bool = False,
+        written: int = 0,
     ) -> None:
         """Early are bytes behind the source's head.
 
-        With until_close the sink is told the end by closing, not by chunks. Raises SourceError.
+        With until_close the sink is told the end by closing, not by chunks. It may have taken the first bytes, so many,
+        already. Raises SourceError.
         """
         self._source = source
         self._sink = sink
@@ -112,6 +129,8 @@ class _Body:
             self.rest = early
         elif early:
             self._take(early)
+        if written:
+            self._written, self._out = written, self._out[written:]
 
     @property
     def total(self) -> int:
@@ -200,43 +219,48 @@ class _Body:
 
 
 class Exchange:
-    """One request and its answer, on two watched connections."""
+    """One request and its answer, on two watched connections.
+
+    Nearly always the request is a head and nothing else, and the answer comes in one piece. Each is then written as it
+    is; a :class:`_Body` is set up for what takes longer.
+    """
+
+    __slots__ = (
+        *("_admission", "_answer", "_client", "_counted", "_down", "_download", "_early", "_end"),
+        *("_head", "_origin", "_request", "_strand", "_to_parent", "_up", "_upload", "_uploading"),
+        *("keep_alive", "received", "rest", "reusable", "sent", "status", "switching", "unheard"),
+    )
 
     def __init__(
         self,
-        strand: Strand,
-        client: int,
+        client: Client,
         origin: int,
         request: ProxyRequest,
         head: bytes,
         early: bytes,
+        admission: Admission | None,
         *,
-        to_parent: bool = False,
-        upgrade: bytes | None = None,
-        admission: Admission | None = None,
+        to_parent: bool,
     ) -> None:
         """Head is what goes to the origin before the request's body; early, what the client sent behind its own.
 
-        With to_parent it is a parent proxy that is taken for the origin here. ``upgrade`` is the protocol that the head
-        asks the origin to switch to.
+        With to_parent it is a parent proxy that is taken for the origin here.
         """
-        self._strand = strand
+        self._strand = client.strand
         self._client = client
         self._origin = origin
         self._request = request
         self._head = head
         self._early = early
         self._to_parent = to_parent
-        self._upgrade = upgrade
         self._admission = None if admission is None or not admission.metered else admission
         self._counted = (0, 0)
         self._upload: _Body | None = None
         self._download: _Body | None = None
-        self._interim = 0
-        """Bytes that went to the client before the answer."""
+        self._up = self._down = 0
+        """Bytes that went to the origin and to the client, but for those of the bodies above."""
         self._answer = b""
         self._uploading = True
-        self._client_lost = False
         self.status: int | None = None
         """Status of the origin's answer, once its head is on its way to the client."""
         self.keep_alive = False
@@ -248,10 +272,11 @@ class Exchange:
         self.reusable = False
         """Whether the origin's connection can carry another request."""
         self.switching: bytes | None = None
-        """What the client must be given before the rest is a tunnel: the head of the origin's 101, and what it sent
-        behind."""
+        """The origin's 101 and what it has sent behind that; from here on the connections carry another protocol."""
         self.sent = 0
+        """Bytes of the request's body that the origin has taken."""
         self.received = 0
+        """Bytes of the answer's body that the client has taken."""
         self._end = 0.0
 
     async def run(
@@ -261,58 +286,80 @@ class Exchange:
 
         Raises Interrupted.
         """
-        request, poller = self._request, self._strand.poller
-        self._end = poller.now + timeouts.lifetime
-        poller.hand_over(self._client, self._on_client)
+        self._end = monotonic() + timeouts.lifetime
         try:
-            try:
-                upload = _Body(
-                    *(self._client, self._origin, self._head, self._early),
-                    *(request.framing, request.length),
-                    until_close=False,
-                )
-            except SourceError as error:
-                raise ExchangeError(error.reason or reasons.CLIENT_ABORTED) from None
-            self._upload = upload
-            self._limit(upload, Direction.UP)
-            response = await self._answer_to(upload, limits, timeouts)
+            self._begin()
+            response = await self._answer_to(limits, timeouts)
             if response.status == 101:
                 head = client_response(response, Framing.NONE, keep_alive=True)
                 self.switching, self.received = head + self._answer, len(self._answer)
-                self._interim += len(self.switching)
+                self._down += len(self.switching)
                 self._count()
             else:
-                await self._hand_back(response, upload, timeouts, keep_alive=keep_alive)
+                await self._hand_back(response, timeouts, keep_alive=keep_alive)
         except ExchangeError as failure:
             before_answer = self._to_parent and self.status is None
             return of_parent(failure.reason) if before_answer else failure.reason
         finally:
-            poller.hand_over(self._client, self._strand.wake)
-            # However it has ended, what has passed is paid for.
-            with contextlib.suppress(ExchangeError):
-                self._count()
-        self.rest = upload.rest
+            if self._admission is not None:
+                # However it has ended, what has passed is paid for.
+                with contextlib.suppress(ExchangeError):
+                    self._count()
+        self.rest = self._early if self._upload is None else self._upload.rest
         return None
 
-    def _on_client(self, mask: int) -> None:
-        # A reset, which nobody would notice who neither reads from the client nor writes to it.
-        if mask & select.EPOLLERR:
-            self._client_lost = True
-        self._strand.wake(mask)
+    def _begin(self) -> None:
+        """Send the head, and set up what comes behind it. Raises ExchangeError."""
+        request, head = self._request, self._head
+        written = 0
+        if request.framing is _NO_BODY:
+            try:
+                written = os.write(self._origin, head)
+            except BlockingIOError:
+                pass
+            except OSError:
+                # It wants nothing of it, and may have said why.
+                self._uploading = False
+                return
+            if written == len(head):
+                self._up = written
+                return
+        try:
+            self._upload = _Body(
+                self._client.fd,
+                self._origin,
+                head,
+                self._early,
+                request.framing,
+                request.length,
+                written=written,
+            )
+        except SourceError as error:
+            raise ExchangeError(error.reason or reasons.CLIENT_ABORTED) from None
+        self._limit(self._upload, Direction.UP)
 
-    async def _answer_to(
-        self, upload: _Body, limits: HeadLimits, timeouts: Timeouts
-    ) -> ResponseHead:
+    async def _answer_to(self, limits: HeadLimits, timeouts: Timeouts) -> ResponseHead:
         """Send the request until the final answer's head has come."""
-        deadline = monotonic() + timeouts.idle
+        upload = self._upload
+        deadline = monotonic() + (timeouts.response if upload is None else timeouts.idle)
+        response: ResponseHead | None = None
+        # An answer takes its time: to look for it now would be a call for nothing.
+        early = upload is None and self._uploading
         try:
             while True:
-                if self._push(upload):
+                if upload is not None and self._push(upload):
                     deadline = monotonic() + (timeouts.response if upload.done else timeouts.idle)
-                response = self._next_head(limits)
+                if not early:
+                    response = self._next_head(limits)
                 if response is None:
-                    self._count()
-                    await self._wait(deadline, more=upload.more, rests=upload.rests)
+                    early = False
+                    if upload is None:
+                        await self._strand.until(_ANSWERED, min(deadline, self._end))
+                        if self._client.edges & select.EPOLLERR:
+                            raise ExchangeError(reasons.CLIENT_ABORTED)
+                    else:
+                        self._count()
+                        await self._wait(deadline, more=upload.more, rests=upload.rests)
                 elif response.status >= 200 or response.status == 101:
                     if response.status == 407 and self._to_parent:
                         # It asks us. The client would show it what it shows us.
@@ -325,47 +372,75 @@ class Exchange:
                         await self._send(interim, deadline)
                     await self._strand.turn(deadline)
         except TimeoutError:
-            origins = upload.done or upload.blocked
+            origins = upload is None or upload.done or upload.blocked
             reason = reasons.ORIGIN_TIMEOUT if origins else reasons.IDLE_TIMEOUT
             raise self._out_of_time(reason) from None
 
     async def _hand_back(
-        self, response: ResponseHead, upload: _Body, timeouts: Timeouts, *, keep_alive: bool
+        self, response: ResponseHead, timeouts: Timeouts, *, keep_alive: bool
     ) -> None:
         """Pass the answer on to its end, and the rest of the request meanwhile."""
+        upload, answer = self._upload, self._answer
         framing = response.framing
-        if framing is Framing.CHUNKED and self._request.minor == 0:
-            framing = Framing.UNTIL_CLOSE
+        if self._request.minor == 0 and framing is Framing.CHUNKED:
+            framing = _UNTIL_CLOSE
         # What is left of the request's body when the answer is complete would be taken for the
         # next request.
-        self.keep_alive = keep_alive and framing is not Framing.UNTIL_CLOSE and upload.ended
+        self.keep_alive = (
+            keep_alive and framing is not _UNTIL_CLOSE and (upload is None or upload.ended)
+        )
         head = client_response(response, framing, keep_alive=self.keep_alive)
+        written = 0
+        if upload is None and len(answer) >= response.length and framing in _OF_KNOWN_LENGTH:
+            self.status = response.status
+            whole = head + answer[: response.length]
+            try:
+                written = len(whole) - len(self._client.write(whole))
+            except ConnectionError:
+                raise ExchangeError(reasons.CLIENT_ABORTED) from None
+            if written == len(whole):
+                self._down += written
+                self.received = response.length
+                self._count()
+                # Bytes behind the answer belong to nothing that was asked.
+                self.reusable = response.keep_alive and len(answer) == response.length
+                return
+        self._client.watch_output()
         download: _Body | None = None
         try:
             download = _Body(
-                *(self._origin, self._client, head, self._answer),
-                *(response.framing, response.length),
-                until_close=framing is Framing.UNTIL_CLOSE,
+                self._origin,
+                self._client.fd,
+                head,
+                answer,
+                response.framing,
+                response.length,
+                until_close=framing is _UNTIL_CLOSE,
+                written=written,
             )
             self.status = response.status
             self._download = download
             self._limit(download, Direction.DOWN)
             deadline = monotonic() + timeouts.idle
             while True:
-                moved = self._push(upload, answered=True)
+                moved = upload is not None and self._push(upload, answered=True)
                 moved |= download.pump()
                 self.received = download.total
                 self._count()
                 if download.done:
-                    # Bytes behind the answer belong to nothing that was asked.
-                    self.reusable = response.keep_alive and upload.done and not download.rest
+                    self.reusable = (
+                        response.keep_alive
+                        and (upload is None or upload.done)
+                        and not download.rest
+                    )
                     return
                 if moved:
                     deadline = monotonic() + timeouts.idle
+                rests = (download.rests, 0.0 if upload is None else upload.rests)
                 await self._wait(
                     deadline,
-                    more=download.more or upload.more,
-                    rests=min(filter(None, (download.rests, upload.rests)), default=0.0),
+                    more=download.more or (upload is not None and upload.more),
+                    rests=min(filter(None, rests), default=0.0),
                 )
         except SourceError as error:
             malformed = error.reason is not None
@@ -408,8 +483,8 @@ class Exchange:
         if self._admission is None:
             return
         # Heads count: who pays for bodies alone could say all in headers.
-        up = 0 if self._upload is None else self._upload.written
-        down = self._interim + (0 if self._download is None else self._download.written)
+        up = self._up + (0 if self._upload is None else self._upload.written)
+        down = self._down + (0 if self._download is None else self._download.written)
         counted_up, counted_down = self._counted
         self._counted = up, down
         if self._counted != (counted_up, counted_down):
@@ -430,12 +505,12 @@ class Exchange:
         elif rests:
             timer = self._strand.poller.loop.call_later(rests, self._strand.wake, READABLE)
             try:
-                await self._strand.until(READABLE | WRITABLE, deadline)
+                await self._strand.until(_ANYTHING, deadline)
             finally:
                 timer.cancel()
         else:
-            await self._strand.until(READABLE | WRITABLE, deadline)
-        if self._client_lost:
+            await self._strand.until(_ANYTHING, deadline)
+        if self._client.edges & select.EPOLLERR:
             raise ExchangeError(reasons.CLIENT_ABORTED)
 
     def _next_head(self, limits: HeadLimits) -> ResponseHead | None:
@@ -457,17 +532,16 @@ class Exchange:
             self._answer += data
         head, self._answer = self._answer[: end + 4], self._answer[end + 4 :]
         try:
-            return parse_response(head, self._request.method, limits, upgrade=self._upgrade)
+            return parse_response(head, self._request.method, limits, upgrade=self._request.upgrade)
         except HeadError as error:
             raise ExchangeError(error.reason) from None
 
     async def _send(self, data: bytes, deadline: float) -> None:
         """Write an interim answer. Raises ExchangeError, TimeoutError."""
-        self._interim += len(data)
-        while data:
-            try:
-                data = data[os.write(self._client, data) :]
-            except BlockingIOError:
-                await self._strand.until(WRITABLE, deadline)
-            except OSError:
-                raise ExchangeError(reasons.CLIENT_ABORTED) from None
+        self._down += len(data)
+        try:
+            while data := self._client.write(data):
+                self._client.watch_output()
+                await self._strand.until(CLIENT_WRITABLE, deadline)
+        except ConnectionError:
+            raise ExchangeError(reasons.CLIENT_ABORTED) from None

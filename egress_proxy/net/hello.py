@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -24,7 +23,7 @@ from egress_proxy.core.tls import (
     alert,
 )
 from egress_proxy.net.client import READ_SIZE, Client, Next
-from egress_proxy.net.poller import GONE, READABLE, Interrupted
+from egress_proxy.net.poller import CLIENT_READABLE, MORE_BEHIND, READABLE, Interrupted
 from egress_proxy.net.revocation import Permit
 
 if TYPE_CHECKING:
@@ -37,8 +36,6 @@ _ALERTS: Final = {
     reasons.ECH_NOT_ALLOWED: alert(UNRECOGNIZED_NAME),
     reasons.CLIENT_HELLO_MALFORMED: alert(DECODE_ERROR),
 }
-#: Edges after which a short read is not all there is: an end, and urgent data, before which a read stops.
-_MORE_BEHIND: Final = GONE | select.EPOLLPRI
 
 
 class Opening:
@@ -127,9 +124,8 @@ class Opening:
         client, strand = self._client, self._client.strand
         limit, host = self._config.limits.client_hello_bytes, self._permit.destination.host.text
         deadline = monotonic() + self._config.timeouts.client_hello
-        # Who waits for the 200 has not sent anything yet; watching tells if it has. What a watched client told before
-        # anybody waited for it is lost, and may have been its end.
-        quiet = followed = not client.watched
+        # Who waits for the 200 has not sent anything yet; watching tells if it has.
+        quiet = not client.watched
         while True:
             if client.buffer:
                 hello = parse_known_hello(client.buffer, limit, host)
@@ -139,19 +135,17 @@ class Opening:
                 if self.origin_edges and _has_spoken(self._origin):
                     # In TLS the client begins.
                     raise HelloError(reasons.TUNNEL_NOT_TLS, "the destination has spoken first")
-                quiet, followed = False, True
+                quiet = False
                 client.watch()
                 try:
-                    await strand.until(READABLE, deadline)
+                    await strand.until(READABLE | CLIENT_READABLE, deadline)
                 except TimeoutError:
                     what = "the handshake did not begin, or is not complete, in time"
                     raise HelloError(reasons.CLIENT_HELLO_TIMEOUT, what) from None
             elif more:
                 client.buffer += more
                 # What comes from now on is told by another edge.
-                self.client_readable = (
-                    not followed or len(more) == READ_SIZE or bool(strand.edges & _MORE_BEHIND)
-                )
+                self.client_readable = len(more) == READ_SIZE or bool(client.edges & MORE_BEHIND)
             else:
                 self.client_readable = True  # to find the end once more
                 if not client.buffer:

@@ -23,6 +23,8 @@ from egress_proxy.net.worker import Worker
 
 #: Ends of a kept connection that an origin may bring about at any time (RFC 9112 §9.3.1).
 _STALE = frozenset({reasons.ORIGIN_CLOSED, reasons.ORIGIN_RESET})
+# Plain names: looking a member up in its Enum is a Python call in 3.11.
+_NO_BODY, _ALLOWED, _REQUEST = Framing.NONE, Event.ALLOWED, Next.REQUEST
 #: Schemes that log in a connection, not a request.
 _BY_CONNECTION = (b"ntlm", b"negotiate")
 
@@ -33,24 +35,28 @@ def pool_key(
     """Among which connections that of a request belongs; None where none is kept.
 
     Those of other policies and users are others', and so are a parent proxy's. Nor is one kept that has carried a body,
-    or a wish to switch: an origin that passes over either would take what follows for the next request.
+    or a wish to switch: an origin that passes over either would take what follows for the next request. And NTLM and
+    Negotiate log a connection in, not a request (RFC 4559 §6).
     """
     if (
-        request.is_connect
-        or request.framing is not Framing.NONE
+        request.framing is not _NO_BODY
+        or request.is_connect
         or request.upgrade is not None
         or decision.parent is not None
         or not worker.pool.keeps
         or worker.draining
     ):
         return None
-    host, port = request.destination.host, request.destination.port
-    return config.policy.applicable(identity), identity.user, host.text, port
-
-
-def may_repeat(request: ProxyRequest) -> bool:
-    """Whether it may be sent once more where the origin closes a kept connection on it (RFC 9110 §9.2.2)."""
-    return request.framing is Framing.NONE and request.idempotent and request.upgrade is None
+    for value in request.section.known.get(b"authorization", ()):
+        if value[:9].lower().startswith(_BY_CONNECTION):
+            return None
+    destination = request.destination
+    return (
+        config.policy.applicable(identity),
+        identity.user,
+        destination.host.text,
+        destination.port,
+    )
 
 
 async def serve_plain(
@@ -72,18 +78,18 @@ async def serve_plain(
     before.
     Raises ConnectionError, TimeoutError, Interrupted.
     """
-    client.watch_output()
+    client.watch()
     early, client.buffer = client.buffer, b""
-    head = request_head(
-        *(worker, config, decision.parent, request),
-        client=record.client,
-        keep_alive=key is not None,
-    )
+    parent = decision.parent
+    head = request_head(worker, config, parent, request, record.client, keep_alive=key is not None)
     exchange = Exchange(
-        *(client.strand, client.fd, origin.fileno(), request, head, early),
-        to_parent=decision.parent is not None,
-        upgrade=request.upgrade,
-        admission=permit.admission,
+        client,
+        origin.fileno(),
+        request,
+        head,
+        early,
+        permit.admission,
+        to_parent=parent is not None,
     )
     taken_over = False
     try:
@@ -96,7 +102,13 @@ async def serve_plain(
             # From here on the tunnel closes the origin's connection.
             taken_over = True
             return await _switch(worker, client, origin, config, permit, record, exchange)
-        if exchange.reusable and key is not None and _may_wait(worker, config, request):
+        # What is for another policy, or nobody, is not kept.
+        if (
+            exchange.reusable
+            and key is not None
+            and worker.config is config
+            and not worker.draining
+        ):
             taken_over = True
             worker.pool.give(key, origin, permit.address or "")
     finally:
@@ -109,8 +121,8 @@ async def serve_plain(
             record.bytes_sent, record.bytes_received = exchange.sent, exchange.received
     if failure is None:
         client.buffer = exchange.rest
-        record.conclude(Event.ALLOWED, None)
-        return Next.REQUEST if exchange.keep_alive else Next.LINGER
+        record.conclude(_ALLOWED, None)
+        return _REQUEST if exchange.keep_alive else Next.LINGER
     if kept and exchange.unheard and failure in _STALE:
         client.buffer = early
         return None
@@ -119,19 +131,6 @@ async def serve_plain(
     record.conclude(failure.event, failure)
     client.break_off()
     return Next.CLOSE
-
-
-def _may_wait(worker: Worker, config: Config, request: ProxyRequest) -> bool:
-    """Whether the connection may serve whoever comes next."""
-    # What is for another policy, or nobody, is not kept; and NTLM and Negotiate log a connection in (RFC 4559 §6).
-    return (
-        worker.config is config
-        and not worker.draining
-        and not any(
-            lower == b"authorization" and value[:9].lower().startswith(_BY_CONNECTION)
-            for lower, _, value in request.fields
-        )
-    )
 
 
 async def _switch(

@@ -24,7 +24,13 @@ T = TypeVar("T")
 
 GONE = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
 READABLE = select.EPOLLIN | GONE
+#: Edges after which a short read is not all there is: an end, and urgent data, before which a read stops.
+MORE_BEHIND = GONE | select.EPOLLPRI
 WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+#: A strand looks at two descriptors, a client's and an origin's. The edges of the client's are shifted by so many bits.
+OF_CLIENT = 16
+CLIENT_READABLE = READABLE << OF_CLIENT
+CLIENT_WRITABLE = WRITABLE << OF_CLIENT
 _INPUT = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
 _INPUT_AND_OUTPUT = _INPUT | select.EPOLLOUT
 _BATCH = 512
@@ -216,14 +222,16 @@ class Strand:
             self._finish()
             raise
 
-    async def until(self, want: int, deadline: float) -> None:
-        """Wait for one of these edges of any descriptor that ``wake`` is told about.
+    # No `async def`: most of what waits waits here, and a coroutine around the pause would cost as much again.
+    @types.coroutine
+    def until(self, want: int, deadline: float) -> Generator[None, None, None]:
+        """Wait for one of these edges that ``wake`` is told about.
 
         Raises TimeoutError after deadline.
         """
         self._want = want
         self.deadline = deadline
-        await _pause()
+        yield
 
     async def parked(self, deadline: float) -> None:
         """Wait until ``go_on`` is called. Raises TimeoutError after deadline."""

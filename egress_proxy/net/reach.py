@@ -105,7 +105,7 @@ async def _reach_through(
         return unreachable(reached)
     if not request.is_connect:
         return reached
-    head = request_head(worker, config, parent, request, client=record.client)
+    head = request_head(worker, config, parent, request, record.client)
     opened = False
     try:
         refused = await open_tunnel(strand, reached, head, worker.head_limits, deadline)
@@ -121,8 +121,8 @@ def request_head(
     config: Config,
     parent: Parent | None,
     request: ProxyRequest,
-    *,
     client: str,
+    *,
     keep_alive: bool = False,
 ) -> bytes:
     """The request's head as it is sent on: to its origin, or to a parent with what that asks for.
@@ -132,7 +132,8 @@ def request_head(
     """
     if parent is None:
         return origin_request(
-            *(request, worker.pseudonym),
+            request,
+            worker.pseudonym,
             keep_alive=keep_alive,
             upgrade=request.upgrade,
             forwarded_for=config.forwarded_for,

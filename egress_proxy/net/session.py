@@ -29,7 +29,7 @@ from egress_proxy.net.client import Client, Next
 from egress_proxy.net.connect import serve_connect
 from egress_proxy.net.contract import contract_breach
 from egress_proxy.net.parent import Unreached
-from egress_proxy.net.plain import may_repeat, pool_key, serve_plain
+from egress_proxy.net.plain import pool_key, serve_plain
 from egress_proxy.net.poller import Interrupted, Strand
 from egress_proxy.net.reach import reach
 from egress_proxy.net.refuse import refuse, tell
@@ -37,6 +37,8 @@ from egress_proxy.net.revocation import Permit, reason_to_revoke
 from egress_proxy.net.worker import Worker
 from egress_proxy.observe.events import log
 
+# Plain names: looking a member up in its Enum is a Python call in 3.11.
+_REQUEST, _NOTHING = Next.REQUEST, Next.NOTHING
 #: Requests of one client after which the others have their turn.
 _FAIR_SHARE: Final = 16
 
@@ -54,19 +56,19 @@ async def serve_client(worker: Worker, strand: Strand, fd: int, address: str) ->
                 request_id=worker.request_id(), client=address, generation=worker.generation
             )
             after = await _serve_request(worker, client, record)
-            if after is Next.NOTHING:
+            if after is _NOTHING:
                 return
             # A connection that ends without a request has nothing to tell.
             if record.event:
                 worker.conclude(record, client.started)
-            if after is not Next.REQUEST:
+            if after is not _REQUEST:
                 break
         if after is Next.LINGER:
             await client.linger()
     except (OSError, TimeoutError, Interrupted):
         pass  # the client is gone, or has had its time
     finally:
-        if after is not Next.NOTHING:
+        if after is not _NOTHING:
             worker.close(client)
 
 
@@ -149,14 +151,12 @@ async def _serve_request(worker: Worker, client: Client, record: Record) -> Next
                 return await refuse(
                     worker, client, record, reasons.OVERLOADED, request, "of tunnels"
                 )
-            after = await _carry_out(
-                *(worker, client, config, decision, request, record),
-                *(Permit(identity, destination, None, True, stamp, asked, admission),),
-            )
+            permit = Permit(identity, destination, None, True, stamp, asked, admission)
+            after = await _carry_out(worker, client, config, decision, request, record, permit)
             return after
         finally:
             worker.tunnels_opening -= tunnel
-            if admission is not None and after is not Next.NOTHING:
+            if admission is not None and after is not _NOTHING:
                 admission.release()
     except HeadError as error:
         return await refuse(worker, client, record, error.reason, None, error.detail)
@@ -192,7 +192,8 @@ async def _carry_out(
     if ends_here(request):
         return await _answer_at_the_end(worker, client, request, record)
     key = pool_key(worker, config, decision, request, permit.identity)
-    kept = key if key is not None and may_repeat(request) else None
+    # RFC 9110 §9.2.2: what may be sent once more where the origin closes a kept connection on it.
+    kept = key if request.idempotent else None
     verify = decision.tls and request.is_connect
     permit.verified = verify or not request.is_connect
     while True:
@@ -212,10 +213,10 @@ async def _carry_out(
             return await serve_connect(
                 worker, client, origin, config, permit, record, verify=verify
             )
+        # Nothing was dialled where it has waited.
+        waited = record.connect_ms is None
         after = await serve_plain(
-            *(worker, client, origin, config, decision, request, permit, record, key),
-            # Nothing was dialled.
-            kept=record.connect_ms is None,
+            worker, client, origin, config, decision, request, permit, record, key, kept=waited
         )
         if after is not None:
             return after
@@ -245,7 +246,7 @@ async def _who_asks(
 
     Raises HeadError.
     """
-    shown = [value for lower, _, value in request.fields if lower == b"proxy-authorization"]
+    shown = request.section.known.get(b"proxy-authorization", ())
     if not shown:
         return None, reasons.PROXY_CREDENTIALS_REQUIRED if settings.required else None, None
     if len(shown) > 1:

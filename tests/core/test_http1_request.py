@@ -17,12 +17,10 @@ from hypothesis import strategies as st
 from egress_proxy.core.errors import HeadError
 from egress_proxy.core.hops import ForwardedFor
 from egress_proxy.core.http1 import (
-    Field,
     Framing,
     HeadLimits,
     ProxyRequest,
     check_partial,
-    forwardable,
     origin_request,
     parse_head,
     parse_request,
@@ -390,13 +388,6 @@ def test_how_an_address_is_told(client: str, node: bytes, older: bytes) -> None:
 def test_no_client_is_told_that_is_not_known() -> None:
     head = origin_request(parse_request(get(), LIMITS), forwarded_for=ForwardedFor.ADD)
     assert head == origin_request(parse_request(get(), LIMITS))
-
-
-def test_what_else_is_to_be_removed_is() -> None:
-    fields: list[Field] = [(b"x", b"X", b"1"), (b"y", b"Y", b"2"), (b"host", b"Host", b"h")]
-    assert list(forwardable(fields)) == fields
-    assert list(forwardable(fields, b"y", b"host")) == fields[:1]
-    assert list(forwardable(iter(fields), b"x")) == fields[1:]
 
 
 @pytest.mark.parametrize("row", FORWARDS, ids=lambda row: row.story)

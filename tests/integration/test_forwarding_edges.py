@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.conftest import Serve
+from tests.support.client import RawClient
 from tests.support.edges import (
     at_rest,
     connect,
@@ -45,6 +46,55 @@ def test_a_tunnel_on_a_connection_that_carried_requests(
         )
         assert line["bytes_received"] == len(early) + 5
     assert len(proxy.lines) == 12
+    at_rest(proxy)
+
+
+def test_what_a_client_does_while_it_is_answered_is_noticed_afterwards(
+    proxy: Proxy, origin: Origin, base: str
+) -> None:
+    """Nothing is read from a client until its answer is written: what came before counts then."""
+    clients: list[RawClient] = []
+
+    def answer(exchange: Exchange) -> None:
+        does, client = exchange.path.rpartition("/")[2], clients[-1]
+        if does == "asks":
+            client.send(request(f"{base}/bytes/7"), request(f"{base}/bytes/8"))
+        elif does == "ends":
+            client.eof()
+        elif does == "asks-and-ends":
+            client.send(request(f"{base}/bytes/7"))
+            client.eof()
+        elif does == "marks":
+            client.urgent(b"!")
+            client.send(request(f"{base}/bytes/7"))
+            client.urgent(b"?")
+        exchange.answer(b"done")
+
+    origin.extensions["/while"] = answer
+    expected = {"asks": [7, 8], "ends": [], "asks-and-ends": [7], "marks": [7]}
+    for does, sizes in expected.items():
+        with proxy.client() as client:
+            clients.append(client)
+            # A connection that the proxy knows, and one that it has just got.
+            if does != "ends":
+                assert client.get(f"{base}/bytes/1").status == 200
+            client.send(request(f"{base}/while/{does}"))
+            assert client.response().body == b"done"
+            for size in sizes:
+                assert len(client.response().body) == size
+            if "ends" in does:
+                assert client.is_closed()
+            else:
+                assert client.get(f"{base}/bytes/9").status == 200
+    at_rest(proxy)
+
+
+def test_a_client_that_ends_between_two_requests_is_let_go(proxy: Proxy, base: str) -> None:
+    with proxy.client() as client:
+        for _ in range(3):
+            assert client.get(f"{base}/bytes/1").status == 200
+        client.eof()
+        assert client.is_closed()
     at_rest(proxy)
 
 

@@ -105,6 +105,10 @@ class RawClient:
         """Close this side, and keep reading."""
         self.socket.shutdown(socket.SHUT_WR)
 
+    def urgent(self, byte: bytes) -> None:
+        """Send a byte out of band (RFC 9293 §3.8.5), before which a read of the proxy's stops."""
+        self.socket.send(byte, socket.MSG_OOB)
+
     def reset(self) -> None:
         reset(self.socket)
 
