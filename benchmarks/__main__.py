@@ -1,18 +1,18 @@
 """`make bench ARGS="--quick"`, or `python -m benchmarks --help`."""
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import machine
+from benchmarks.bench import bench
 from benchmarks.measures import MEASURES
 from benchmarks.peers import PEERS
 from benchmarks.report import markdown
-from benchmarks.results import measure_all, say
-from benchmarks.rig import bench
+from benchmarks.results import Results
+from benchmarks.turns import measure_all, present, say
 
 QUICK = 0.1  # of the usual work: enough to see that all works, too little to believe the figures
 
@@ -46,35 +46,31 @@ def main() -> int:
     # SIGTERM unwinds as Ctrl-C does, so that every process started here ends with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if "idle" in options.only:
-            machine.raise_descriptor_limit()
+        machine.raise_descriptor_limit()
         machine.check_port_reuse()
-        peers = []
-        for peer in PEERS:
-            if peer.name in options.peers and (reason := peer.missing()):
-                say(f"{peer.name} is left out: {reason}")
-            elif peer.name in options.peers:
-                peers.append(peer)
-        if not peers:
+        chosen = [peer for peer in PEERS if peer.name in options.peers]
+        wanted = [measure for measure in MEASURES if measure.group in options.only]
+        peers, measures, left_out = present(chosen, wanted)
+        if not peers or not measures:
             raise machine.BenchmarkError("there is nothing to measure")
-        measures = [measure for measure in MEASURES if measure.group in options.only]
-        with bench() as made:
-            results = measure_all(made, measures, peers, rounds, scale)
+        with bench(with_nginx=any(measure.origin != "echo" for measure in measures)) as made:
+            results = Results(
+                facts=facts,
+                versions={peer.name: peer.version() for peer in peers},
+                figures=[figure for measure in measures for figure in measure.figures],
+                rounds=rounds,
+                scale=scale,
+                left_out=left_out,
+                all=measure_all(made, measures, peers, rounds, scale),
+            )
     except machine.BenchmarkError as error:
         say(f"benchmarks: {error}")
         return 2
     except KeyboardInterrupt:
         return 130
-    print(markdown(results, facts, rounds))
+    print(markdown(results))
     if options.json:
-        versions = {peer.name: peer.version() for peer in peers}
-        report = {
-            "facts": facts,
-            "versions": versions,
-            "scale": scale,
-            "results": results.as_json(),
-        }
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        results.write(options.json)
     return 1 if results.failures() else 0
 
 

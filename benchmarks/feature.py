@@ -10,10 +10,11 @@ import argparse
 import sys
 from statistics import median, quantiles
 
+from benchmarks.bench import bench
 from benchmarks.machine import BenchmarkError
 from benchmarks.peers import ORIGIN_HOST
 from benchmarks.peers.ours import CONFIG, Ours
-from benchmarks.rig import WARM_UP, Rig, bench, rig
+from benchmarks.rig import WARM_UP, Rig, rig
 
 #: As long a name, so that only the feature differs.
 OTHER_HOST = ORIGIN_HOST.replace("origin", "others")

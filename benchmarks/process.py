@@ -41,6 +41,9 @@ class Tree:
             total += next(int(line.split()[1]) for line in rollup.splitlines() if "Pss:" in line)
         return total
 
+    def pids(self) -> list[int]:
+        return [pid for pid, _ in self._members()]
+
     def settle(self, *, look: float = 0.05, at_most: float = 3.0) -> None:
         """Waits until what was asked for is done, the closing of connections included."""
         deadline = time.monotonic() + at_most
@@ -93,6 +96,6 @@ def running(
         with suppress(ProcessLookupError):  # nobody is left
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for pipe in (process.stdin, process.stdout):
+        for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe:
                 pipe.close()

@@ -1,6 +1,6 @@
 /* The load generator: COUNT tunnels, denials or requests through a proxy, OPEN of them at once.
  *
- *   load MODE PROXY_PORT HOST PORT COUNT OPEN BYTES SECONDS
+ *   load MODE PROXY_PORT HOST PORT COUNT OPEN BYTES SECONDS RATE VIA
  *
  *   tunnel  connect, CONNECT, 200, one frame there and back, close
  *   deny    connect, CONNECT, 403 with its body, close
@@ -9,13 +9,17 @@
  *   idle    as tunnel, but all stay open: prints `open`, closes them when its standard input ends
  *   get     GET with an absolute URL on OPEN connections that are kept alive
  *
+ * RATE 0 starts the next as soon as one of OPEN has ended. Another starts RATE a second, come what
+ * may, and times each; pace.h says how. VIA `connect` speaks CONNECT; `relay` speaks to whatever
+ * listens there as to the origin, which it may be.
+ *
  * It ends with one line of JSON. Whatever goes wrong is counted, and whatever isn't done after
  * SECONDS is an error too.
  */
 #define _GNU_SOURCE
-#include <time.h>
-
 #include "bench.h"
+#include "hello.h"
+#include "pace.h"
 
 enum { MAX_OPEN = 16384, BATCH = 256, CHUNK = 1024 * 1024, SOURCES = 16 };
 
@@ -29,12 +33,16 @@ static struct conn {
     int fd;
     unsigned got; /* bytes in `buffer` */
     uint64_t left;
+    double due; /* when it was to start, if there is a rate */
     char buffer[4096];
 } *conns, *spare[MAX_OPEN]; /* spare: a stack of the slots that are free */
 
 static unsigned spares, proxy_port, started, finished, busy, count, open_at_once, errors;
 static uint64_t bytes;
-static char request[512], frame[FRAME], chunk[CHUNK], first_error[160];
+static bool by_connect;
+static struct pace pace;
+static unsigned char frame[FRAME];
+static char request[512], chunk[CHUNK], first_error[160];
 static size_t request_size;
 static int epoll;
 
@@ -59,6 +67,8 @@ static bool fail(struct conn *c, const char *what)
 
 static bool finish(struct conn *c)
 {
+    if (pace.rate > 0)
+        pace_took(&pace, c->due);
     finished++;
     if (mode == IDLE) { /* no longer busy, and not to be counted again */
         busy--;
@@ -76,7 +86,7 @@ static bool finish(struct conn *c)
 }
 
 /* Requests and frames are small and the socket is empty: a short write would be a defect. */
-static bool say(struct conn *c, const char *what, size_t size, int next)
+static bool say(struct conn *c, const void *what, size_t size, int next)
 {
     ssize_t n = send(c->fd, what, size, MSG_NOSIGNAL);
     if (n < 0 && errno == EAGAIN)
@@ -220,8 +230,10 @@ static void start(void)
     /* Many source addresses, so that ports in TIME_WAIT don't run out. */
     struct sockaddr_in from = loopback(2 + started++ % SOURCES, 0), to = loopback(1, proxy_port);
     busy++;
-    c->step = ASK;
+    c->step = by_connect || mode == GET ? ASK : PING;
     c->got = 0;
+    if (pace.rate > 0)
+        c->due = pace_next(&pace);
     c->fd = tcp_socket();
     setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
     if (bind(c->fd, (struct sockaddr *)&from, sizeof from))
@@ -231,51 +243,6 @@ static void start(void)
         return;
     }
     watch(epoll, c->fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, c);
-}
-
-/* One extension, whose content may be shorter than its size: zeros follow. Returns where the next one begins. */
-static unsigned char *extend(unsigned char *at, unsigned type, size_t size, const void *content, size_t n)
-{
-    at[0] = (unsigned char)(type >> 8), at[1] = (unsigned char)type;
-    at[2] = (unsigned char)(size >> 8), at[3] = (unsigned char)size;
-    if (n)
-        memcpy(at + 4, content, n);
-    return at + 4 + size;
-}
-#define EXTEND(at, type, size, content) extend(at, type, size, content, sizeof(content) - 1)
-
-/* A ClientHello of exactly one frame, with the sizes and extensions of curl's (OpenSSL 3). */
-static void make_frame(const char *host)
-{
-    size_t name = strlen(host);
-    if (name > 128)
-        die("load: the host's name is too long for a frame");
-    unsigned char hello[FRAME] = {TLS_HANDSHAKE, 3, 1, (FRAME - 5) >> 8, (FRAME - 5) & 255,
-                                  1, 0, (FRAME - 9) >> 8, (FRAME - 9) & 255, 3, 3};
-    hello[COMMAND] = mode == DOWN ? 'D' : mode == UP ? 'U' : 'E';
-    uint64_t length = htobe64(bytes);
-    memcpy(hello + LENGTH, &length, sizeof length);
-    hello[43] = 32; /* a session identifier, 31 cipher suites, no compression */
-    hello[77] = 62;
-    memcpy(hello + 78, "\x13\x02", 2);
-    hello[140] = 1;
-    size_t extensions = FRAME - 144;
-    hello[142] = (unsigned char)(extensions >> 8), hello[143] = (unsigned char)extensions;
-    unsigned char names[133] = {0, (unsigned char)(name + 3), 0, 0, (unsigned char)name};
-    memcpy(names + 5, host, name);
-    unsigned char *at = extend(hello + 144, 0, name + 5, names, name + 5);
-    at = EXTEND(at, 11, 4, "\3\0\1\2");                     /* ec_point_formats */
-    at = EXTEND(at, 10, 22, "\0\x14\0\x1d");                 /* supported_groups */
-    at = EXTEND(at, 16, 14, "\0\x0c\2h2\x8http/1.1");         /* ALPN */
-    at = EXTEND(at, 22, 0, "");                              /* encrypt_then_mac */
-    at = EXTEND(at, 23, 0, "");                              /* extended_master_secret */
-    at = EXTEND(at, 49, 0, "");                              /* post_handshake_auth */
-    at = EXTEND(at, 13, 42, "\0\x28\4\3");                   /* signature_algorithms */
-    at = EXTEND(at, 43, 9, "\x08\3\4\3\3\3\2\3\1");        /* supported_versions */
-    at = EXTEND(at, 45, 2, "\1\1");                          /* psk_key_exchange_modes */
-    at = EXTEND(at, 51, 38, "\0\x24\0\x1d\0\x20");          /* key_share */
-    EXTEND(at, 21, (size_t)(hello + FRAME - at) - 4, "");    /* padding */
-    memcpy(frame, hello, FRAME);
 }
 
 static void make_request(const char *host, const char *port)
@@ -290,24 +257,21 @@ static void make_request(const char *host, const char *port)
     request_size += (size_t)sprintf(request + request_size, fields, host, port);
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 /* Until all is finished or, when `hold`, the harness has seen enough; not beyond the deadline. */
 static void run(double deadline, bool hold)
 {
     struct epoll_event events[BATCH];
     while (hold || finished < count) {
-        while (!hold && busy < open_at_once && started < count)
+        double time = now();
+        while (!hold && busy < open_at_once && started < count && pace_is_due(&pace, time))
             start();
-        double left = deadline - now();
+        double left = deadline - time;
         if (left <= 0)
             return;
-        int n = epoll_wait(epoll, events, BATCH, (int)(left * 1000) + 1);
+        if (!hold && pace.rate > 0 && started < count && pace.due - time < left)
+            left = pace.due > time ? pace.due - time : 0;
+        struct timespec wait = {(time_t)left, (long)((left - (double)(time_t)left) * 1e9)};
+        int n = epoll_pwait2(epoll, events, BATCH, &wait, NULL);
         for (int i = 0; i < n; i++) {
             struct conn *c = events[i].data.ptr;
             if (!c)
@@ -320,8 +284,8 @@ static void run(double deadline, bool hold)
 
 int main(int argc, char **argv)
 {
-    if (argc != 9)
-        die("usage: load MODE PROXY_PORT HOST PORT COUNT OPEN BYTES SECONDS");
+    if (argc != 11)
+        die("usage: load MODE PROXY_PORT HOST PORT COUNT OPEN BYTES SECONDS RATE VIA");
     die_with_parent();
     while (mode <= GET && strcmp(argv[1], MODES[mode]))
         mode++;
@@ -329,11 +293,12 @@ int main(int argc, char **argv)
     count = (unsigned)atoi(argv[5]);
     open_at_once = (unsigned)atoi(argv[6]);
     bytes = strtoull(argv[7], NULL, 10);
+    by_connect = !strcmp(argv[10], "connect");
     unsigned slots = mode == IDLE ? count : open_at_once;
     if (mode > GET || !slots || slots > MAX_OPEN)
         die("load: no such mode, or not 1 to %d connections", MAX_OPEN);
     make_request(argv[3], argv[4]);
-    make_frame(argv[3]);
+    make_frame(frame, argv[3], mode == DOWN ? 'D' : mode == UP ? 'U' : 'E', bytes);
     conns = calloc(slots, sizeof *conns);
     while (spares < slots) {
         spare[spares] = &conns[spares];
@@ -342,6 +307,7 @@ int main(int argc, char **argv)
     epoll = epoll_create1(EPOLL_CLOEXEC);
 
     double begin = now(), deadline = begin + atof(argv[8]);
+    pace_start(&pace, atof(argv[9]), count, begin);
     run(deadline, false);
     double seconds = now() - begin;
     if (finished < count) {
@@ -355,7 +321,8 @@ int main(int argc, char **argv)
         watch(epoll, STDIN_FILENO, EPOLLIN, NULL);
         run(deadline, true);
     }
-    printf("{\"finished\": %u, \"errors\": %u, \"first_error\": \"%s\", \"seconds\": %.6f}\n",
-        finished, errors, first_error, seconds);
+    printf("{\"finished\": %u, \"errors\": %u, \"first_error\": \"%s\", \"seconds\": %.6f, "
+           "\"p50\": %.9f, \"p99\": %.9f}\n",
+        finished, errors, first_error, seconds, pace_percentile(&pace, 50), pace_percentile(&pace, 99));
     return errors ? 1 : 0;
 }

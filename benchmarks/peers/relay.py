@@ -1,11 +1,13 @@
 """The floor: a small C program of ours that does nothing a tunnel could do without."""
 
+from types import MappingProxyType
+
 from benchmarks.peers.peer import ORIGIN_HOST, Peer, Site
 
 
 class Relay(Peer):
     name = "relay"
-    speaks_http = False
+    cannot = MappingProxyType(dict.fromkeys(("get", "wrk"), "it knows CONNECT alone"))
 
     def missing(self) -> str:
         return ""

@@ -3,7 +3,7 @@
 import os
 import shutil
 
-from benchmarks.machine import DESCRIPTORS, first_line
+from benchmarks.machine import descriptor_limit, first_line
 from benchmarks.peers.peer import ORIGIN_HOST, Peer, Site
 
 CONFIG = """\
@@ -59,7 +59,7 @@ class Squid(Peer):
             hosts_file=site.hosts_file,
             directory=site.directory,
             log=site.log,
-            descriptors=DESCRIPTORS,
+            descriptors=descriptor_limit(),
         )
         if os.geteuid() == 0:  # which Squid refuses to stay
             config += f"cache_effective_user {USER}\n"
