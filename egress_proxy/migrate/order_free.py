@@ -1,93 +1,30 @@
 """From rules whose first match decides to policies whose order does not matter.
 
 What an ordered list of rules decides is worked out for each kind of client and each region of hosts, with the ports as
-a set of bits. This module writes those decisions as allow and deny rules of ours:
+a set of bits, each port once for each way to ask on it (:mod:`egress_proxy.migrate.ways`). This module writes those
+decisions as allow and deny rules of ours:
 
 - A wildcard that is allowed covers all below it, so what is decided otherwise below it needs a deny.
 - A deny beats every allow. Where something below a denied wildcard is allowed again, which no order-free rules can say,
   it is lost: the result is narrower than the original and never wider.
+- No rule allows CONNECT alone, so what it lets through besides needs a deny as well; nor does one deny CONNECT alone.
+  Where that would cost plain requests that are allowed, CONNECT stays closed on the port, but for those where it is
+  what matters (443): there the plain requests are lost.
 - Rules go to as many clients as they do no harm to, because "all clients", or a network as it was written, reads better
   than what remains of it after exceptions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
-from egress_proxy.migrate.hosts import HostTree, Region
+from egress_proxy.migrate.hosts import Region
+from egress_proxy.migrate.ordered import Draft, Entry, Kept, Loss, Ordered, union
 
-Clients = frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What ordered rules decide about one kind of client and one region of hosts: rule numbers with sets of ports.
-
-    The ports of ``allowed`` and ``denied`` do not overlap. Ports in neither are denied too, by no rule in particular.
-    """
-
-    allowed: dict[int, int]
-    denied: dict[int, int]
-    closing: dict[int, int]
-    """Rules that deny the host all the same where one of its addresses lies in their networks."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One rule of ours: a name or a wildcard, or else the networks of some groups of addresses."""
-
-    pattern: str
-    """Empty for networks."""
-    groups: frozenset[int]
-    ports: int
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A policy before its clients, ports and networks are written out."""
-
-    rule: int
-    clients: Clients
-    allow: tuple[Entry, ...]
-    deny: tuple[Entry, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """An allowed destination that order-free rules cannot keep."""
-
-    rule: int
-    """The rule that allowed it."""
-    by: int | None
-    """The rule that now denies it; None for one that is not known."""
-    what: str
-    """A pattern, or empty for names in general."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ordered:
-    """A list of rules whose first match decides, over finitely many kinds of clients and hosts."""
-
-    tree: HostTree
-    clients: int
-    groups: int
-    """How many kinds of literal addresses there are."""
-    name_verdict: Callable[[int, Region], Verdict]
-    """By client and region of names."""
-    group_verdict: Callable[[int, int], Verdict]
-    """By client and group of addresses."""
-    closes: Callable[[int], frozenset[int]]
-    """The groups of addresses that a closing rule denies."""
-    own_policy: Callable[[int], bool]
-    """Whether what a rule denies belongs into a policy of its own, or beside what it is an exception from."""
-    natural: Callable[[int], Clients]
-    """The clients that a rule names."""
-    client_cost: Callable[[Clients], int]
-    """How many subjects say these clients: 0 for all of them."""
-    network_cost: Callable[[frozenset[int]], int]
-    every_port: int
-    closing_rules: tuple[int, ...] = ()
+#: What a loss calls destinations that are no names.
+_ADDRESSES: Final = "bare IP addresses"
 
 
 @dataclass(slots=True)
@@ -97,12 +34,16 @@ class _View:
     exact: list[int]
     below: list[int]
     under: list[int]
-    """Every port that some name below may be reached on."""
+    """Everything that some name below may be reached by."""
+    cover: list[int]
+    """What wildcards above a name grant."""
+    denied: dict[Region, int]
+    """What must be denied of a region that a rule grants it."""
     groups: list[int]
     closed: list[int]
-    """For each group of addresses the ports that closing rules deny."""
+    """For each group of addresses what closing rules deny."""
     free: dict[int, int]
-    """For each closing rule the ports on which some name must not be closed by it."""
+    """For each closing rule what some name must not be closed for by it."""
     allow: dict[int, list[Entry]] = field(default_factory=dict)
     deny: dict[int, list[Entry]] = field(default_factory=dict)
 
@@ -117,38 +58,39 @@ def order_free(rules: Ordered) -> tuple[list[Draft], list[Loss]]:
     return drafts, list(losses)
 
 
-def union(masks: dict[int, int]) -> int:
-    found = 0
-    for mask in masks.values():
-        found |= mask
-    return found
-
-
 # One kind of client ---------------------------------------------------------------------------------------------
 
 
 def _view(rules: Ordered, client: int, losses: dict[Loss, None]) -> _View:
     tree = rules.tree
     size = len(tree.names)
-    view = _View([0] * size, [0] * size, [0] * size, [], [0] * rules.groups, {})
-    killed = [0] * size  # ports that wildcards close for all below a name
+    exact, below, under, cover = ([0] * size for _ in range(4))
+    groups, closed = ([0] * rules.groups for _ in range(2))
+    view = _View(exact, below, under, cover, {}, groups, closed, {})
+    wanted = _wanted(rules, client)
+    sought = [0] * size  # whatever is wanted of the names below a name
+    for node in reversed(range(1, size)):
+        sought[tree.parent[node]] |= sought[node] | wanted[node, False] | wanted[node, True]
+    granted = [0] * size
+    killed = [0] * size  # what wildcards deny for all below a name
+    everywhere = _never_wanted(rules, wanted, sought[0] | wanted[0, True])
     for node in range(size):
         parent = tree.parent[node]
-        kill = killed[parent] if node else 0
-        below = rules.name_verdict(client, (node, True))
-        open_below = union(below.allowed)
-        if node:
-            exact = rules.name_verdict(client, (node, False))
-            for verdict, shape in ((exact, "{}"), (below, "*.{}")):
-                for rule, mask in verdict.allowed.items():
-                    if mask & kill:
-                        by = _denier(rules, client, node, mask & kill)
-                        losses[Loss(rule, by, shape.format(tree.names[node]))] = None
-            view.exact[node] = union(exact.allowed) & ~kill
-            view.below[node] = open_below & ~kill
-            killed[node] = kill | (view.below[parent] & ~view.below[node])
-        else:
-            view.below[node] = open_below
+        kill = killed[parent] if node else everywhere
+        above = view.cover[node] = granted[parent] & ~kill if node else 0
+        for region in _regions(node):
+            want = wanted[region] & ~kill
+            found = _settled(rules, want, above, kill, sought[node] if region[1] else 0)
+            _note_lost(rules, client, region, found, losses, wanted[region] & kill)
+            may = want & ~found.unsaid & ~found.denied
+            if region[1]:
+                view.below[node] = may
+                granted[node] = above | rules.ways.allowed(may & ~above)
+                killed[node] = kill | found.denied
+            else:
+                view.exact[node] = may
+            view.denied[region] = found.denied
+    view.denied[0, True] |= everywhere
     for node in reversed(range(size)):
         view.under[node] |= view.below[node]
         if node:
@@ -157,8 +99,96 @@ def _view(rules: Ordered, client: int, losses: dict[Loss, None]) -> _View:
     for node in sorted(range(size), key=lambda node: tree.rank[tree.names[node]]):
         _write_name(rules, client, node, view)
     _close(rules, client, view, losses)
-    _write_groups(rules, client, view)
+    _write_groups(rules, client, view, losses)
     return view
+
+
+def _wanted(rules: Ordered, client: int) -> dict[Region, int]:
+    """What the original allows of each region of names."""
+    return {
+        region: union(rules.name_verdict(client, region).allowed)
+        for node in range(len(rules.tree.names))
+        for region in _regions(node)
+    }
+
+
+def _regions(node: int) -> tuple[Region, ...]:
+    """A name, and all below it; the root is no name."""
+    return ((node, False), (node, True)) if node else ((0, True),)
+
+
+def _never_wanted(rules: Ordered, wanted: dict[Region, int], anywhere: int) -> int:
+    """What several regions must deny because CONNECT is allowed there, and none allows: one deny is for all of them."""
+    once = again = 0
+    for want in wanted.values():
+        gap = rules.ways.allowed(want) & ~want
+        again |= once & gap
+        once |= gap
+    return rules.ways.denied(again & ~rules.ways.undeniable(anywhere)) if again else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """How a region is written that is not allowed as a whole."""
+
+    denied: int
+    unsaid: int
+    """What is not allowed after all."""
+    lost: int
+    """What of it the denial takes."""
+
+
+def _settled(rules: Ordered, want: int, cover: int, kill: int, sought: int) -> _Settled:
+    """What must be denied of a region; ``sought`` is wanted of names below it, and denied with it.
+
+    CONNECT is given up on ports where its denials would cost something that can be kept without it.
+    """
+    ways = rules.ways
+
+    def denial(kept: int) -> int:
+        return ways.denied((cover | ways.allowed(kept)) & ~kept & ~kill)
+
+    denied = denial(want)
+    harm = denied & (want | sought)
+    unsaid = 0
+    if harm:
+        plain = want & ~(ways.ports_of(harm) & want & ~cover & ~rules.firm)
+        # Only where that helps.
+        still = denial(plain) & (plain | sought)
+        unsaid = want & ~plain & ~ways.ports_of(still)
+        denied = denial(want & ~unsaid)
+    return _Settled(denied, unsaid, want & ~unsaid & denied)
+
+
+def _note_lost(
+    rules: Ordered,
+    client: int,
+    region: Region,
+    found: _Settled,
+    losses: dict[Loss, None],
+    killed: int,
+) -> None:
+    """Note what is not allowed after all: what a wildcard above denies, and what the region's own denial costs."""
+    if not (killed or found.lost or found.unsaid):
+        return
+    pattern = _pattern(rules, region)
+    for rule, mask in rules.name_verdict(client, region).allowed.items():
+        if mask & killed:
+            by = _denier(rules, client, region[0], mask & killed)
+            whole = killed & rules.ways.connect or not mask & ~killed
+            losses[Loss(rule, by, pattern, Kept.NOTHING if whole else Kept.CONNECT)] = None
+        if mask & found.lost:
+            losses[Loss(rule, None, pattern, Kept.CONNECT)] = None
+        if mask & found.unsaid:
+            losses[Loss(rule, None, pattern, Kept.PLAIN)] = None
+
+
+def _pattern(rules: Ordered, region: Region) -> str:
+    node, below = region
+    name = rules.tree.names[node]
+    if not below:
+        return name
+    return f"*.{name}" if name else "*"
 
 
 def _denier(rules: Ordered, client: int, node: int, ports: int) -> int | None:
@@ -173,44 +203,50 @@ def _denier(rules: Ordered, client: int, node: int, ports: int) -> int | None:
 
 def _write_name(rules: Ordered, client: int, node: int, view: _View) -> None:
     """The entries about one mentioned name and about all below it."""
-    tree = rules.tree
-    name = tree.names[node]
-    cover = view.below[tree.parent[node]] if node else 0
-    for below in (False, True):
-        if not node and not below:
-            continue
-        pattern = (f"*.{name}" if name else "*") if below else name
-        verdict = rules.name_verdict(client, (node, below))
-        may = view.below[node] if below else view.exact[node]
+    for region in _regions(node):
+        pattern = _pattern(rules, region)
+        verdict = rules.name_verdict(client, region)
+        may = view.below[node] if region[1] else view.exact[node]
         for rule, mask in verdict.allowed.items():
-            if mask & may & ~cover:
-                _add(view.allow, rule, Entry(pattern, frozenset(), mask & may))
-        excess = cover & ~may
-        if not excess:
-            continue
+            if wanted := mask & may & ~view.cover[node]:
+                _add(view.allow, rule, Entry(pattern, frozenset(), rules.ways.allowed(wanted)))
+        excess = view.denied[region]
         beside: dict[int, int] = {}
         for rule, mask in verdict.denied.items():
             if excess & mask and rules.own_policy(rule):
                 beside[rule] = beside.get(rule, 0) | (excess & mask)
                 excess &= ~mask
         if excess:
-            for rule, mask in _covering(rules, client, node, view, excess):
+            for rule, mask in _covering(rules, client, region, view, excess):
                 beside[rule] = beside.get(rule, 0) | mask
         for rule, mask in beside.items():
-            _add(view.deny, rule, Entry(pattern, frozenset(), mask))
+            _add(view.deny, rule, Entry(pattern, frozenset(), rules.ways.denied(mask)))
 
 
 def _covering(
-    rules: Ordered, client: int, node: int, view: _View, ports: int
+    rules: Ordered, client: int, region: Region, view: _View, excess: int
 ) -> Iterator[tuple[int, int]]:
-    """The rules whose wildcards above this name allow these ports."""
-    while ports and node:
-        node = rules.tree.parent[node]
-        for rule, mask in rules.name_verdict(client, (node, True)).allowed.items():
-            found = mask & view.below[node] & ports
-            if found:
-                yield rule, found
-                ports &= ~found
+    """The rules beside which this is denied: those that grant it, here or by a wildcard above."""
+    node, below = region
+    found = rules.name_verdict(client, region)
+    while excess:
+        may = view.below[node] if below else view.exact[node]
+        for rule, mask in found.allowed.items():
+            mine = rules.ways.allowed(mask & may) & excess
+            if mine:
+                yield rule, mine
+                excess &= ~mine
+        if not node:
+            break
+        node, below = rules.tree.parent[node], True
+        found = rules.name_verdict(client, (node, True))
+    # What is denied once for all names is denied by what denies it to names in general.
+    for rule, mask in found.denied.items():
+        if mask & excess:
+            yield rule, mask & excess
+            excess &= ~mask
+    if excess:
+        yield min(found.denied, default=0), excess
 
 
 def _add(entries: dict[int, list[Entry]], rule: int, entry: Entry) -> None:
@@ -229,7 +265,8 @@ def _close(rules: Ordered, client: int, view: _View, losses: dict[Loss, None]) -
                 for rule in rules.closing_rules:
                     wanted[rule] |= may & closing.get(rule, 0)
                     view.free[rule] |= may & ~closing.get(rule, 0)
-    for rule, ports in wanted.items():
+    for rule, closing_ports in wanted.items():
+        ports = rules.ways.denied(closing_ports)
         if not ports:
             continue
         _add(view.deny, rule, Entry("", rules.closes(rule), ports))
@@ -239,27 +276,47 @@ def _close(rules: Ordered, client: int, view: _View, losses: dict[Loss, None]) -
             losses[Loss(rule, rule, "")] = None
 
 
-def _write_groups(rules: Ordered, client: int, view: _View) -> None:
-    """The entries about literal addresses: allow rules alone, since any set of addresses can be written."""
-    verdicts = [rules.group_verdict(client, group) for group in range(rules.groups)]
-    view.groups = [
-        union(verdict.allowed) & ~view.closed[group] for group, verdict in enumerate(verdicts)
-    ]
-    wanted: dict[tuple[int, int], set[int]] = {}
-    for group, verdict in enumerate(verdicts):
+def _write_groups(rules: Ordered, client: int, view: _View, losses: dict[Loss, None]) -> None:
+    """The entries about literal addresses.
+
+    Denials there are only of what CONNECT opens besides: any set of addresses can be allowed by itself.
+    """
+    ways = rules.ways
+    names = view.under[0]  # a denied network is closed to names as well
+    allowing: dict[tuple[int, int], set[int]] = {}
+    denying: dict[tuple[int, int], set[int]] = {}
+    for group in range(rules.groups):
+        verdict = rules.group_verdict(client, group)
+        want = union(verdict.allowed) & ~view.closed[group]
+        found = _settled(rules, want, 0, view.closed[group], names)
+        # What would still cost names something is not allowed at all.
+        spared = ways.on_its_ports(found.denied & names)
+        may = want & ~found.unsaid & ~found.denied & ~spared
+        denied = ways.denied(ways.allowed(may) & ~may & ~view.closed[group])
+        may &= ~denied
+        view.groups[group] = may
+        view.closed[group] |= denied
         for rule, mask in verdict.allowed.items():
-            if mask & view.groups[group]:
-                wanted.setdefault((rule, mask & view.groups[group]), set()).add(group)
-    for (rule, ports), found in wanted.items():
-        exactly = frozenset(found)
+            if mask & may:
+                allowing.setdefault((rule, mask & may), set()).add(group)
+            if opened := ways.allowed(mask & may) & denied:
+                denying.setdefault((rule, opened), set()).add(group)
+            if lost := mask & want & ~may:
+                kept = Kept.PLAIN if lost & ways.connect else Kept.CONNECT
+                losses[Loss(rule, None, _ADDRESSES, kept)] = None
+    for (rule, ports), some in allowing.items():
+        exactly = frozenset(some)
+        opened = ways.allowed(ports)
         # What else may be covered: it is allowed by another rule, or denied by a closing one.
         freely = exactly | {
             group
             for group in range(rules.groups)
-            if not ports & ~(view.groups[group] | view.closed[group])
+            if not opened & ~(view.groups[group] | view.closed[group])
         }
         best = min((exactly, freely), key=rules.network_cost)
-        _add(view.allow, rule, Entry("", best, ports))
+        _add(view.allow, rule, Entry("", best, opened))
+    for (rule, ports), some in denying.items():
+        _add(view.deny, rule, Entry("", frozenset(some), ways.denied(ports)))
 
 
 # All clients ----------------------------------------------------------------------------------------------------
@@ -299,7 +356,8 @@ def _drafts(rules: Ordered, views: list[_View], rule: int) -> Iterator[Draft]:
 
 def _widened(rules: Ordered, views: list[_View], rule: int, entry: Entry) -> Entry:
     """The deny for every port, which is what one without ports means, where that denies nothing more."""
-    widest = Entry(entry.pattern, entry.groups, rules.every_port)
+    ports = rules.ways.denied(rules.ways.everywhere(entry.ports))
+    widest = Entry(entry.pattern, entry.groups, ports)
     return entry if any(_loses(rules, view, rule, widest) for view in views) else widest
 
 
@@ -325,7 +383,7 @@ def _gains(rules: Ordered, view: _View, entry: Entry) -> int:
 
 def _loses(rules: Ordered, view: _View, rule: int, entry: Entry) -> int:
     if not entry.pattern:
-        found = entry.ports & view.free.get(rule, 0)
+        found = entry.ports & view.free.get(rule, view.under[0])
         for group in entry.groups:
             found |= entry.ports & view.groups[group]
         return found

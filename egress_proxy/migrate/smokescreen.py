@@ -13,9 +13,11 @@ from typing import Final
 from egress_proxy.config.subjects import MAX_SUBJECTS, USER
 from egress_proxy.core.policy import DEFAULT_PORTS, EVERY_PORT
 from egress_proxy.migrate.hosts import Region, host_tree
-from egress_proxy.migrate.order_free import Draft, Entry, Loss, Ordered, Verdict, order_free
+from egress_proxy.migrate.order_free import order_free
+from egress_proxy.migrate.ordered import Draft, Entry, Loss, Ordered, Verdict
 from egress_proxy.migrate.ranges import EVERY_ADDRESS, holds, networks, pieces
 from egress_proxy.migrate.smokescreen_acl import HostList, Role, SmokescreenAcl, read_acl
+from egress_proxy.migrate.ways import Ways
 from egress_proxy.migrate.writing import (
     Imported,
     Note,
@@ -111,7 +113,7 @@ class _Conversion:
             natural=lambda _: frozenset(),
             client_cost=len,
             network_cost=lambda groups: len(networks(self.groups[group] for group in groups)),
-            every_port=1,
+            ways=Ways(told_apart=False),
         )
 
     def _about_name(self, client: int, region: Region) -> Verdict:

@@ -2,7 +2,7 @@
 
 Squid tries its ``http_access`` lines in order, and the first whose acls all match decides. What they decide is worked
 out by :mod:`egress_proxy.migrate.squid_decisions` and made free of order by :mod:`egress_proxy.migrate.order_free`.
-Here is what comes before and after: the lines, the notes, and the policies with the names of Squid's acls.
+Here is what comes before and after: the lines, and the notes. :mod:`egress_proxy.migrate.squid_policies` writes it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Final
 
-from egress_proxy.config.rules import MAX_PER_RULE
-from egress_proxy.config.subjects import MAX_SUBJECTS
 from egress_proxy.core.networks import IPNetwork, lies_within
 from egress_proxy.core.policy import EVERY_PORT
 from egress_proxy.core.special_use import SPECIAL_USE
-from egress_proxy.migrate.order_free import Draft, Entry, Loss, order_free
+from egress_proxy.migrate.order_free import order_free
+from egress_proxy.migrate.ordered import Draft, Kept, Loss
 from egress_proxy.migrate.squid_acls import Acl, Literal, built_in, cut_nested, why_unknown
 from egress_proxy.migrate.squid_decisions import GATES, Decisions, Rule
 from egress_proxy.migrate.squid_lines import Directive, Files, FindFiles, ReadFile, directives
+from egress_proxy.migrate.squid_policies import written
 from egress_proxy.migrate.squid_values import define
 from egress_proxy.migrate.writing import (
     Imported,
@@ -29,8 +29,6 @@ from egress_proxy.migrate.writing import (
     Note,
     WrittenPolicy,
     WrittenRule,
-    flow_text,
-    policy_name,
     shown,
     write,
 )
@@ -90,6 +88,17 @@ MIXED_WHY: Final = (
     "Squid denies a name if any of its addresses is in this network; here those addresses are never dialled, and a "
     "name is denied if it has no other"
 )
+
+_KEPT_WHY: Final = {
+    Kept.PLAIN: (
+        "{}: not all of CONNECT can stay allowed: it cannot be allowed without plain requests, and to deny those would "
+        "deny others that are allowed"
+    ),
+    Kept.CONNECT: (
+        "{}: not all plain requests can stay allowed: what must be denied of CONNECT, or of other methods and paths, "
+        "cannot be denied without them"
+    ),
+}
 
 
 def find_files(pattern: str) -> Sequence[str]:
@@ -180,13 +189,13 @@ class _Importer:
         self.notes |= dict.fromkeys(decisions.notes())
         self.notes |= dict.fromkeys(_loss_notes(decisions, losses))
         self.notes |= dict.fromkeys(_private_note(decisions, drafts))
-        policies = _written(decisions, drafts)
+        policies, sets = written(decisions, drafts)
         if not policies:
             policies = [_nothing(self.rules["http_access"])]
         notes = tuple(
             sorted(self.notes, key=lambda note: self.order.get((note.file, note.line), 0))
         )
-        return Imported(write(policies, _heading(self.path), notes), notes)
+        return Imported(write(policies, _heading(self.path), notes, sets=sets), notes)
 
     def _used(self, rules: Iterable[Rule]) -> dict[str, Acl]:
         """The acls that the rules name, and those that these name."""
@@ -265,10 +274,11 @@ def _may_deny(name: str) -> bool:
 
 def _loss_notes(decisions: Decisions, losses: Iterable[Loss]) -> Iterable[Note]:
     """What rules without an order cannot say."""
-    lost: dict[tuple[int, int | None], list[str]] = {}
+    lost: dict[tuple[int, int | None, Kept], list[str]] = {}
     for loss in losses:
-        lost.setdefault((loss.rule, loss.by), []).append(loss.what)
-    for (number, by), patterns in lost.items():
+        by = loss.by if loss.kept is Kept.NOTHING else None
+        lost.setdefault((loss.rule, by, loss.kept), []).append(loss.what)
+    for (number, by, kept), patterns in lost.items():
         line = decisions.line(number)
         if number == by:
             yield line.note(
@@ -279,6 +289,9 @@ def _loss_notes(decisions: Decisions, losses: Iterable[Loss]) -> Iterable[Note]:
         named = ", ".join(f"`{shown(pattern)}`" for pattern in patterns[:_MAX_NAMED])
         if len(patterns) > _MAX_NAMED:
             named += f" and {len(patterns) - _MAX_NAMED:,} more"
+        if kept is not Kept.NOTHING:
+            yield line.note(_KEPT_WHY[kept].format(named))
+            continue
         if by is None or by >= len(decisions.rules):
             denier = "what no line allows"
         else:
@@ -308,62 +321,6 @@ def _holds_private(network: IPNetwork) -> bool:
         lies_within(special.network, network) and special.network != network
         for special in SPECIAL_USE
     )
-
-
-# Writing --------------------------------------------------------------------------------------------------------
-
-
-def _written(decisions: Decisions, drafts: Iterable[Draft]) -> list[WrittenPolicy]:
-    taken: set[str] = set()
-    policies: list[WrittenPolicy] = []
-    for draft in drafts:
-        if draft.rule < len(decisions.rules):
-            rule = decisions.rules[draft.rule]
-            wanted = _name(rule)
-            comment = f"{rule.line.file}:{rule.line.line}: {rule.line}"
-        else:
-            wanted = "default"
-            comment = "What no line of Squid's decides: the opposite of its last line."
-        allow, deny = (
-            tuple(written for entry in entries for written in _rules(decisions, entry))
-            for entries in (draft.allow, draft.deny)
-        )
-        for subjects in _subjects(decisions, draft.clients):
-            name = policy_name(wanted, taken)
-            policies.append(WrittenPolicy(name, (comment,), subjects, allow, deny))
-    return policies
-
-
-def _name(rule: Rule) -> str:
-    """The names of the rule's acls, but for those that a policy does not need."""
-    names = [
-        ("not-" if literal.negated else "") + literal.name
-        for literal in rule.literals
-        if literal.name not in ("all", "connect") or len(rule.literals) == 1
-    ]
-    return "-".join(names) or "all"
-
-
-def _subjects(decisions: Decisions, clients: frozenset[int]) -> Iterable[tuple[str, ...] | None]:
-    """The subjects of each policy that is needed to name these clients."""
-    found = decisions.clients_of(clients)
-    if found is None:
-        yield None
-        return
-    for start in range(0, len(found), MAX_SUBJECTS):
-        yield tuple(
-            f"{{cidr: {flow_text(str(network))}}}"
-            for network in found[start : start + MAX_SUBJECTS]
-        )
-
-
-def _rules(decisions: Decisions, entry: Entry) -> Iterable[WrittenRule]:
-    every = decisions.ranges_of(entry.ports)
-    targets = [entry.pattern] if entry.pattern else map(str, decisions.networks_of(entry.groups))
-    for target in targets:
-        for start in range(0, len(every), MAX_PER_RULE):
-            ports = every[start : start + MAX_PER_RULE]
-            yield WrittenRule(target, ports, network=not entry.pattern)
 
 
 def _heading(path: str) -> list[str]:

@@ -7,6 +7,7 @@ what surely matches, and deny rules what may, so that the result is never wider.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Final
@@ -21,6 +22,8 @@ YES: Final = 2
 
 #: Acls of acls of acls: how deep they are followed.
 _MAX_NESTED: Final = 16
+#: Methods, and paths, that are told apart.
+_MAX_TOLD_APART: Final = 16
 
 #: What acls of these types ask that rules here do not.
 UNKNOWN_TYPES: Final = {
@@ -30,8 +33,6 @@ UNKNOWN_TYPES: Final = {
     "ident": "the user that the client's machine names",
     "srcdomain": "the reverse name of the client",
     "srcdom_regex": "the reverse name of the client",
-    "url_regex": "the whole URL",
-    "urlpath_regex": "the path of the URL",
     "browser": "the User-Agent",
     "referer_regex": "the Referer",
     "req_header": "a request header",
@@ -86,7 +87,15 @@ class Acl:
     regexes: list[re.Pattern[str]] = field(default_factory=list)
     """Those that can be tried on a name, and that say nothing about all names below one."""
     connect: int = NO
+    """Whether it matches CONNECT, whatever the host."""
     plain: int = NO
+    """Whether it matches every plain request."""
+    methods: dict[str | None, int] = field(default_factory=dict)
+    """Whether it matches plain requests with a method; None stands for all methods that no acl names."""
+    paths: dict[str, bool] = field(default_factory=dict)
+    """Beginnings of paths that it matches, each with a slash at its end, and whether case does not matter."""
+    urls: dict[str, dict[str, bool]] = field(default_factory=dict)
+    """The same for each host that the values of a ``url_regex`` name, on port 80."""
     lines: list[tuple[Literal, ...]] = field(default_factory=list)
     """Of ``any-of`` and ``all-of``."""
     unknown: bool = False
@@ -102,7 +111,10 @@ class Acl:
     def incomplete(self) -> bool:
         """Whether some of what it asks is not known, beyond what the type itself leaves open."""
         return bool(
-            self.unknown or self.doubtful or self.regexes or MAYBE in (self.connect, self.plain)
+            self.unknown
+            or self.doubtful
+            or self.regexes
+            or MAYBE in (self.connect, self.plain, *self.methods.values())
         )
 
     def about_client(self, address: int) -> int:
@@ -129,6 +141,11 @@ class Acl:
         if not below and any(regex.search(name) for regex in self.regexes):
             return YES
         return MAYBE if self.unknown or (below and self.regexes) else NO
+
+    def beginnings(self) -> Iterator[dict[str, bool]]:
+        """Every set of beginnings of paths."""
+        yield self.paths
+        yield from self.urls.values()
 
     def sort(self) -> None:
         """Called once, when everything is read."""
@@ -184,12 +201,49 @@ def cut_nested(acls: dict[str, Acl]) -> None:
         acl.notes.append(Note(acl.file, acl.line, f"acl `{shown(acl.name)}`", why))
 
 
+def cut_conditions(acls: Iterable[Acl]) -> tuple[list[str], list[str]]:
+    """The methods and the beginnings of paths that acls tell apart; what is too much of either is not known.
+
+    Nor are paths that are compared without case where others are compared with it: they would overlap.
+    """
+    methods: dict[str, None] = {}
+    paths: dict[str, None] = {}
+    listed = list(acls)
+    with_case = any(False in found.values() for acl in listed for found in acl.beginnings())
+    for acl in listed:
+        for method in [name for name in acl.methods if name is not None]:
+            if len(methods) < _MAX_TOLD_APART or method in methods:
+                methods[method] = None
+            else:
+                del acl.methods[method]
+                acl.methods[None] = MAYBE
+                _note_cut(acl, f"more than {_MAX_TOLD_APART} methods are not told apart")
+        for found in acl.beginnings():
+            for path, ignoring_case in [*found.items()]:
+                why = None
+                if ignoring_case and with_case:
+                    why = "paths without case (`-i`) beside others with it are not told apart"
+                elif len(paths) >= _MAX_TOLD_APART and path not in paths:
+                    why = f"more than {_MAX_TOLD_APART} paths are not told apart"
+                if why is None:
+                    paths[path] = None
+                else:
+                    del found[path]
+                    acl.plain = max(acl.plain, MAYBE)
+                    _note_cut(acl, why)
+    return list(methods), list(paths)
+
+
+def _note_cut(acl: Acl, why: str) -> None:
+    note = Note(acl.file, acl.line, f"acl `{shown(acl.name)}`", why)
+    if note not in acl.notes:
+        acl.notes.append(note)
+
+
 def why_unknown(acl: Acl) -> str:
     """What a note about a rule says of an acl that is not known in full."""
     asked = UNKNOWN_TYPES.get(acl.kind)
     where = f" (line {acl.line})" if acl.line else ""
     if asked is not None:
         return f"acl `{shown(acl.name)}`{where} asks for {asked}, which no rule here does"
-    if acl.kind == "method":
-        return f"acl `{shown(acl.name)}`{where} tells methods other than CONNECT apart, which the import does not"
     return f"acl `{shown(acl.name)}`{where} is not known in full"

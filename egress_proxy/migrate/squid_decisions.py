@@ -1,4 +1,7 @@
-"""What Squid's access lists decide, for each kind of client, region of hosts and set of ports that acls tell apart.
+"""What Squid's access lists decide, for each kind of client and region of hosts that acls tell apart.
+
+On which ports and in which ways, CONNECT or a plain request of some method and path, is a set of bits
+(:mod:`egress_proxy.migrate.ways`).
 
 An allow counts where it surely matches and a deny wherever it may, so that what cannot be known here is denied.
 """
@@ -10,13 +13,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from egress_proxy.core.networks import IPNetwork
-from egress_proxy.core.policy import EVERY_PORT, PortRanges
+from egress_proxy.core.policy import EVERY_PORT
 from egress_proxy.migrate.hosts import Region, host_tree
-from egress_proxy.migrate.order_free import Ordered, Verdict, union
-from egress_proxy.migrate.ranges import EVERY_ADDRESS, merged, networks, pieces
-from egress_proxy.migrate.squid_acls import MAYBE, NO, YES, Acl, Literal
+from egress_proxy.migrate.ordered import Ordered, Verdict, union
+from egress_proxy.migrate.ranges import EVERY_ADDRESS, networks, pieces
+from egress_proxy.migrate.squid_acls import MAYBE, NO, YES, Acl, Literal, cut_conditions
 from egress_proxy.migrate.squid_lines import Directive
-from egress_proxy.migrate.writing import Note, ports_text
+from egress_proxy.migrate.ways import USUAL_METHODS, Ways
+from egress_proxy.migrate.writing import Note
 
 #: Further lists of the same form. Each must let a request pass as well; without lines it lets everything pass.
 GATES: Final = ("http_access", "adapted_http_access", "miss_access", "http_reply_access")
@@ -27,6 +31,12 @@ LITERALS_WHY: Final = (
     "for a request to a bare IP address Squid compares the address's reverse name; nothing here does, so bare "
     "addresses that depend on it are denied"
 )
+PLAIN_WHY: Final = (
+    "where Squid denies CONNECT and allows plain requests, rules here name their methods: "
+    f"{', '.join(USUAL_METHODS)}; add others where they are needed"
+)
+#: Types of acls that ask for something of the request beside its host.
+_ABOUT_REQUESTS: Final = frozenset(("method", "proto", "urlpath_regex", "url_regex"))
 #: Rules are numbered through all gates; what no rule decides has this number.
 NO_RULE: Final = 1 << 30
 
@@ -43,7 +53,7 @@ class Rule:
 
 @dataclass(slots=True)
 class _Walk:
-    """What one access list decides about one kind of request, as rule numbers with ports."""
+    """What one access list decides about one kind of request, as rule numbers with ports and ways."""
 
     allowed: dict[int, int] = field(default_factory=dict)
     denied: dict[int, int] = field(default_factory=dict)
@@ -56,15 +66,16 @@ class _Host:
 
     values: tuple[int, ...]
     name: bool
+    urls: tuple[tuple[str, ...], ...] = ()
+    """For each ``url_regex`` the beginnings of paths that it surely matches there."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """One kind of request, but for its port."""
+    """One kind of request, but for its port, its method and its path."""
 
     client: int
     host: _Host
-    connect: bool
     groups: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False)
     """What is known already of acls of acls: several may name the same one."""
 
@@ -85,30 +96,27 @@ class Decisions:
         self.host_position = {acl.name: position for position, acl in enumerate(self.host_acls)}
         self.client_acls = [acl for acl in acls.values() if acl.kind == "src"]
         self.client_position = {acl.name: position for position, acl in enumerate(self.client_acls)}
-        self.tree = host_tree(name for acl in self.host_acls for name in acl.names.mentioned())
+        self.url_acls = [acl for acl in acls.values() if acl.kind == "url_regex"]
+        self.url_position = {acl.name: position for position, acl in enumerate(self.url_acls)}
+        methods, paths = cut_conditions(acls.values())
+        self.tree = host_tree(
+            name for acl in acls.values() for name in (*acl.names.mentioned(), *acl.urls)
+        )
         self.client_ranges, self.client_values = _regions(self.client_acls, Acl.about_client)
         self.group_ranges, group_values = _regions(self.host_acls, Acl.about_address)
-        self.group_hosts = [_Host(values, name=False) for values in group_values]
+        no_urls = ((),) * len(self.url_acls)
+        self.group_hosts = [_Host(values, name=False, urls=no_urls) for values in group_values]
         self.name_hosts: dict[Region, _Host] = {}
         port_acls = [acl for acl in acls.values() if acl.kind == "port"]
         cuts = [[(80, 80), (443, 443)], *(acl.ranges for acl in port_acls)]
-        self.ports = _port_classes(pieces(EVERY_PORT, cuts), port_acls)
-        self.every_port = (1 << len(self.ports)) - 1
-        self.port_masks = {acl.name: self._mask(acl.ranges) for acl in port_acls}
-        self.https = self._mask([(443, 443)])
+        self.ways = Ways(_port_classes(pieces(EVERY_PORT, cuts), port_acls), methods, paths)
+        self.every = self.ways.every
+        self.port_masks = {acl.name: self.ways.on_ports(acl.ranges) for acl in port_acls}
         self.memo: dict[tuple[int, _Host], Verdict] = {}
-        #: Ports on which plain requests alone are allowed, CONNECT alone, or CONNECT by the exception for 443.
-        self.plain_only: dict[int, int] = {}
-        self.connect_only: dict[int, int] = {}
+        self.plain_only: set[int] = set()
+        """Rules that deny CONNECT where plain requests are allowed."""
         self.reverse: int | None = None
         """The first rule that decides about literal addresses by their reverse names."""
-
-    def _mask(self, ranges: Sequence[tuple[int, int]]) -> int:
-        return sum(
-            1 << position
-            for position, found in enumerate(self.ports)
-            if any(low <= found[0][0] <= high for low, high in ranges)
-        )
 
     def ordered(self) -> Ordered:
         return Ordered(
@@ -122,7 +130,9 @@ class Decisions:
             natural=self._natural,
             client_cost=self._client_cost,
             network_cost=lambda groups: len(self.networks_of(groups)),
-            every_port=self.every_port,
+            ways=self.ways,
+            # Nobody speaks plain HTTP to this port.
+            firm=self.ways.connect & self.ways.on_ports([(443, 443)]),
             closing_rules=tuple(
                 number
                 for number, rule in enumerate(self.rules)
@@ -135,7 +145,8 @@ class Decisions:
         if host is None:
             name, below = self.tree.names[region[0]], region[1]
             values = tuple(acl.about_name(name, below=below) for acl in self.host_acls)
-            host = self.name_hosts[region] = _Host(values, name=True)
+            urls = tuple(() if below else tuple(acl.urls.get(name, ())) for acl in self.url_acls)
+            host = self.name_hosts[region] = _Host(values, name=True, urls=urls)
         return self._verdict(client, host)
 
     def networks_of(self, groups: Iterable[int]) -> list[IPNetwork]:
@@ -198,49 +209,41 @@ class Decisions:
         return found
 
     def _decide(self, client: int, host: _Host) -> Verdict:
-        """What both ways to ask, CONNECT and a plain request, are allowed: rules here cannot tell them apart."""
-        walks = {
-            (gate, connect): self._walk(gate, _Request(client, host, connect))
-            for gate in GATES
-            for connect in (True, False)
-            if self.gates[gate] or gate == "http_access"
-            if not (connect and gate == PLAIN_GATE)
-        }
-        passes = {True: self.every_port, False: self.every_port}
-        for (_, connect), walk in walks.items():
-            passes[connect] &= union(walk.allowed)
-        # Nobody speaks plain HTTP to port 443, and through CONNECT anything can be said to it: CONNECT alone decides.
-        both = passes[True] & (passes[False] | self.https)
+        request = _Request(client, host)
+        walks = [
+            self._walk(gate, request) for gate in GATES if self.gates[gate] or gate == "http_access"
+        ]
+        passed = self.every
+        for walk in walks:
+            passed &= union(walk.allowed)
         denied: dict[int, int] = {}
-        left = self.every_port & ~both
-        for walk in walks.values():
+        left = self.every & ~passed
+        for walk in walks:
             for rule, mask in walk.denied.items():
                 if mask & left:
                     denied[rule] = denied.get(rule, 0) | (mask & left)
                     left &= ~mask
-        self._note_methods(walks, passes)
-        main = walks["http_access", True]
+        plain_only = self._plain_only(passed)
+        self.plain_only.update(rule for rule, mask in denied.items() if mask & plain_only)
         closing: dict[int, int] = {}
-        for walk in walks.values():
+        for walk in walks:
             for rule, mask in walk.closing.items():
                 closing[rule] = closing.get(rule, 0) | mask
-        allowed = {rule: mask & both for rule, mask in main.allowed.items() if mask & both}
+        main = walks[0]
+        allowed = {rule: mask & passed for rule, mask in main.allowed.items() if mask & passed}
         return Verdict(allowed, denied, closing)
 
-    def _note_methods(self, walks: dict[tuple[str, bool], _Walk], passes: dict[bool, int]) -> None:
-        for connect, only, found in (
-            (True, passes[False] & ~passes[True], self.plain_only),
-            (False, passes[True] & ~passes[False], self.connect_only),
-        ):
-            for (_, way), walk in walks.items():
-                for rule, mask in walk.denied.items() if way is connect else ():
-                    if mask & only:
-                        found[rule] = found.get(rule, 0) | (mask & only)
+    def _plain_only(self, passed: int) -> int:
+        """CONNECT, on the ports where it is denied and plain requests pass whose method and path no rule names."""
+        return self.ways.ports_of(passed & self.ways.unnamed) & ~passed
 
     def _walk(self, gate: str, request: _Request) -> _Walk:
         rules = self.gates[gate]
         walk = _Walk()
-        left = self.every_port
+        left = self.every
+        if gate == PLAIN_GATE:
+            walk.allowed[NO_RULE] = self.ways.connect
+            left = self.ways.plain
         for rule in rules:
             number = self.number[id(rule)]
             closing = not rule.allow and request.host.name and bool(self._closing_acls(rule))
@@ -259,23 +262,23 @@ class Decisions:
                 return walk
         # Squid's default is the opposite of the last line, and to deny without any line.
         if rules and not rules[-1].allow and not rules[-1].line.uncertain:
-            walk.allowed[NO_RULE] = left
+            walk.allowed[NO_RULE] = walk.allowed.get(NO_RULE, 0) | left
         else:
             walk.denied[NO_RULE] = left
         return walk
 
     def _matches(
-        self, rule: Rule, request: _Request, ports: int, *, closing: bool
+        self, rule: Rule, request: _Request, asked: int, *, closing: bool
     ) -> tuple[int, int]:
-        """The ports, of those given, on which the rule surely matches, and on which it may."""
-        sure, may = (0 if rule.line.uncertain else ports), ports
+        """What the rule surely matches, of the ports and ways given, and what it may match."""
+        sure, may = (0 if rule.line.uncertain else asked), asked
         for literal in rule.literals:
             acl = self.acls[literal.name]
             if closing and acl.kind == "dst" and not literal.negated:
                 continue  # asked of the addresses, once they are known
             its_sure, its_may = self._value(acl, request)
             if literal.negated:
-                its_sure, its_may = self.every_port & ~its_may, self.every_port & ~its_sure
+                its_sure, its_may = self.every & ~its_may, self.every & ~its_sure
             sure &= its_sure
             may &= its_may
             if not may:
@@ -283,10 +286,10 @@ class Decisions:
         return sure, may
 
     def _value(self, acl: Acl, request: _Request) -> tuple[int, int]:
-        """The ports on which an acl surely matches, and on which it may."""
+        """The ports and ways that an acl surely matches, and those that it may."""
         if acl.kind == "port":
             mask = self.port_masks[acl.name]
-            return mask, self.every_port if acl.unknown else mask
+            return mask, self.every if acl.unknown else mask
         if acl.kind in ("any-of", "all-of"):
             found = request.groups.get(acl.name)
             if found is None:
@@ -296,20 +299,35 @@ class Decisions:
             value = self._client_value(acl, request.client)
         elif acl.name in self.host_position:
             value = request.host.values[self.host_position[acl.name]]
-        elif acl.kind in ("method", "proto"):
-            value = max(acl.connect if request.connect else acl.plain, MAYBE if acl.unknown else NO)
+        elif acl.kind in _ABOUT_REQUESTS:
+            return self._value_of_way(acl, request)
         else:
             value = MAYBE if acl.unknown else NO
-        return self.every_port * (value == YES), self.every_port * (value != NO)
+        return self.every * (value == YES), self.every * (value != NO)
+
+    def _value_of_way(self, acl: Acl, request: _Request) -> tuple[int, int]:
+        ways = self.ways
+        sure = may = 0
+        masks = [(ways.connect, acl.connect), (ways.plain, acl.plain)]
+        masks += [(ways.with_method(method), value) for method, value in acl.methods.items()]
+        masks += [(ways.with_path(path), YES) for path in acl.paths]
+        if acl.name in self.url_position:
+            port = ways.on_ports([(80, 80)])
+            found = request.host.urls[self.url_position[acl.name]]
+            masks += [(ways.with_path(path) & port, YES) for path in found]
+        for mask, value in masks:
+            sure |= mask * (value == YES)
+            may |= mask * (value != NO)
+        return sure, self.every if acl.unknown else may
 
     def _value_of_group(self, acl: Acl, request: _Request) -> tuple[int, int]:
-        sure, may = 0, self.every_port if acl.unknown else 0
+        sure, may = 0, self.every if acl.unknown else 0
         for line in acl.lines:
-            line_sure = line_may = self.every_port
+            line_sure = line_may = self.every
             for literal in line:
                 its_sure, its_may = self._value(self.acls[literal.name], request)
                 if literal.negated:
-                    its_sure, its_may = self.every_port & ~its_may, self.every_port & ~its_sure
+                    its_sure, its_may = self.every & ~its_may, self.every & ~its_sure
                 line_sure &= its_sure
                 line_may &= its_may
             sure |= line_sure
@@ -327,27 +345,8 @@ class Decisions:
 
     def notes(self) -> Iterable[Note]:
         """What was found on the way, each thing once."""
-        for number, mask in self.plain_only.items():
-            why = (
-                f"ports {ports_text(self.ranges_of(mask))}: Squid allows plain requests there and denies CONNECT; "
-                "the import decides both alike, so these ports stay closed; where plain HTTP is needed, add a rule "
-                "with `methods` by hand"
-            )
-            yield self.line(number).note(why)
-        for number, mask in self.connect_only.items():
-            if mask & self.https:
-                why = (
-                    "port 443: Squid allows CONNECT there and denies plain requests; rules here decide both alike, and "
-                    "allow both, since a tunnel to the port can carry anything"
-                )
-                yield self.line(number).note(why)
-            if other := mask & ~self.https:
-                why = (
-                    f"ports {ports_text(self.ranges_of(other))}: Squid allows CONNECT there and denies plain requests; "
-                    "rules here decide both alike, so these ports stay closed; add `ports` by hand where they are "
-                    "needed"
-                )
-                yield self.line(number).note(why)
+        for number in sorted(self.plain_only):
+            yield self.line(number).note(PLAIN_WHY)
         if self.reverse is not None:
             yield self.line(self.reverse).note(LITERALS_WHY)
 
@@ -356,15 +355,6 @@ class Decisions:
         if number < len(self.rules):
             return self.rules[number].line
         return (self.gates["http_access"] or self.rules)[-1].line
-
-    def ranges_of(self, mask: int) -> PortRanges:
-        """The ports of a set of port classes."""
-        return merged(
-            piece
-            for position, found in enumerate(self.ports)
-            if mask & (1 << position)
-            for piece in found
-        )
 
 
 def _about(literal: Literal, value: int) -> int:

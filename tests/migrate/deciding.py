@@ -7,6 +7,7 @@ from functools import lru_cache
 from ipaddress import ip_network
 
 from egress_proxy.config.load import parse
+from egress_proxy.core.conditions import Asked
 from egress_proxy.core.decide import decide, vet_addresses
 from egress_proxy.core.errors import HostError
 from egress_proxy.core.identity import Identity
@@ -29,6 +30,8 @@ def allows(
     addresses: tuple[str, ...] | None = None,
     user: str | None = None,
     lifted: str | None = None,
+    method: str = "CONNECT",
+    path: str = "/",
 ) -> bool:
     """Whether the rules let a client through; with addresses, whether one of those may be dialled too.
 
@@ -38,7 +41,8 @@ def allows(
         authority = parse_authority(f"{host}:{port}".encode(), None)
     except HostError:
         return False
-    decision = decide(policy, Identity(client=client, user=user), authority)
+    asked = None if method == "CONNECT" else Asked(method, path.encode())
+    decision = decide(policy, Identity(client=client, user=user), authority, asked)
     if not decision.allowed or addresses is None:
         return decision.allowed
     if lifted is not None:

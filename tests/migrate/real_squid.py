@@ -49,10 +49,11 @@ class RealSquid:
     def __init__(self, port: int) -> None:
         self.port = port
 
-    def allows(self, client: str, method: str, host: str, port: int) -> bool:
+    def allows(self, client: str, method: str, host: str, port: int, path: str = "/") -> bool:
         """Whether it lets a request through: what is behind need not exist."""
-        target = f"{host}:{port}" if method == "CONNECT" else f"http://{host}:{port}/"
-        head = f"{method} {target} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"
+        target = f"{host}:{port}" if method == "CONNECT" else f"http://{host}:{port}{path}"
+        head = f"{method} {target} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n"
+        head += "Content-Length: 0\r\n\r\n" if method not in {"CONNECT", "GET"} else "\r\n"
         with socket.socket() as connection:
             connection.settimeout(10)
             connection.bind((client, 0))

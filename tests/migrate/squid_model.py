@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
@@ -16,6 +17,16 @@ class Request:
     """Of a name; a literal address is its own."""
     reverse: str = "none"
     """The reverse name of a literal address."""
+    path: str = "/"
+    """Of a plain request, without anything that is encoded."""
+
+    @property
+    def url(self) -> str:
+        """As ``url_regex`` sees it."""
+        host = self.host.rstrip(".").lower()
+        if self.method == "CONNECT":
+            return f"{host}:{self.port}"
+        return f"http://{host}{'' if self.port == 80 else f':{self.port}'}{self.path}"
 
     @property
     def literal(self) -> bool:
@@ -99,6 +110,10 @@ def _value_matches(acl: ModelAcl, value: str, request: Request, unknown: dict[st
             return int(low) <= request.port <= int(high or low)
         case "method":
             return request.method == value
+        case "urlpath_regex":
+            return request.method != "CONNECT" and re.search(value, request.path) is not None
+        case "url_regex":
+            return re.search(value, request.url) is not None
         case "time":
             return unknown[acl.name]
     raise AssertionError(acl.kind)

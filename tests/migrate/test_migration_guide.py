@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from egress_proxy.core.reason import REASONS
+from egress_proxy.core.reasons import REASONS
 from egress_proxy.core.record import Record
 from egress_proxy.migrate.smokescreen import import_smokescreen
 from egress_proxy.migrate.squid import import_squid

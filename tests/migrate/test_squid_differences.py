@@ -1,4 +1,4 @@
-"""Methods, addresses and private destinations, which Squid and rules of ours see differently: what the notes say."""
+"""Addresses and private destinations, which Squid and rules of ours see differently: what the notes say."""
 
 from __future__ import annotations
 
@@ -8,69 +8,6 @@ from egress_proxy.migrate.squid import MIXED_WHY, SPECIAL_USE_WHY
 from egress_proxy.migrate.squid_decisions import LITERALS_WHY
 from tests.migrate.deciding import allows, policy_of
 from tests.migrate.importing import notes, only_policy, policies, squid
-
-# Methods ----------------------------------------------------------------------------------------------------------
-
-
-def test_ports_where_connect_is_denied_stay_closed() -> None:
-    imported = squid("""\
-        acl SSL_ports port 443
-        acl Safe_ports port 80 443 8000-8010
-        acl site dstdomain a.example.com
-        http_access deny !Safe_ports
-        http_access deny CONNECT !SSL_ports
-        http_access allow site
-        """)
-    assert notes(imported) == [
-        (
-            "squid.conf:5: `http_access deny CONNECT !SSL_ports`: ports 80, 8000-8010: Squid allows plain "
-            "requests there "
-            "and denies CONNECT; the import decides both alike, so these ports stay closed; where plain HTTP is "
-            "needed, add a rule with `methods` by hand"
-        )
-    ]
-    (policy,) = policies(imported)
-    assert policy["allow"] == [{"host": "a.example.com", "ports": [443]}]
-
-
-def test_connect_decides_about_port_443() -> None:
-    imported = squid("""\
-        acl ports port 443 8443
-        acl site dstdomain a.example.com
-        http_access allow CONNECT site ports
-        http_access deny all
-        """)
-    assert notes(imported) == [
-        (
-            "squid.conf:4: `http_access deny all`: port 443: Squid allows CONNECT there and denies plain "
-            "requests; rules here "
-            "decide both alike, and allow both, since a tunnel to the port can carry anything"
-        ),
-        (
-            "squid.conf:4: `http_access deny all`: ports 8443: Squid allows CONNECT there and denies plain "
-            "requests; rules "
-            "here decide both alike, so these ports stay closed; add `ports` by hand where they are needed"
-        ),
-    ]
-    (policy,) = policies(imported)
-    assert policy["allow"] == [{"host": "a.example.com", "ports": [443]}]
-
-
-def test_other_methods_are_not_told_apart() -> None:
-    imported = squid("""\
-        acl post method POST
-        acl site dstdomain a.example.com
-        acl web port 80 443
-        http_access deny post
-        http_access allow site web
-        """)
-    assert notes(imported)[0] == (
-        "squid.conf:4: `http_access deny post`: acl `post` (line 1) tells methods other than CONNECT apart, which "
-        "the import does not; all that may match is denied"
-    )
-    (policy,) = policies(imported)
-    assert policy["allow"] == [{"host": "a.example.com", "ports": [443]}]
-
 
 # Addresses --------------------------------------------------------------------------------------------------------
 

@@ -156,8 +156,9 @@ def test_a_list_about_responses_is_about_plain_requests() -> None:
         http_reply_access deny video
         """)
     policy = policy_of(imported.yaml)
-    assert allows(policy, "10.0.0.1", "a.example.com", 443)
-    assert not allows(policy, "10.0.0.1", "a.example.com", 80)
+    for port in (80, 443):
+        assert allows(policy, "10.0.0.1", "a.example.com", port)
+        assert not allows(policy, "10.0.0.1", "a.example.com", port, method="GET")
 
 
 # Files that are refused -------------------------------------------------------------------------------------------

@@ -18,8 +18,6 @@ from tests.migrate.importing import notes, only_policy, policies, squid
             "proxy_auth REQUIRED",
             "who logs in (write `credentials` and `subjects: [{user: …}]` by hand)",
         ),
-        ("url_regex -i ^http://a", "the whole URL"),
-        ("urlpath_regex \\.exe$", "the path of the URL"),
         ("browser Firefox", "the User-Agent"),
         ("maxconn 5", "the number of the client's connections (see `limits`)"),
         ("external helper", "a helper program"),

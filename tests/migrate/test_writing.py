@@ -44,14 +44,27 @@ def test_a_whole_file() -> None:
             deny=(
                 WrittenRule("*.example.org", EVERY_PORT),
                 WrittenRule("x.example.org", ((25, 25),)),
+                WrittenRule("y.example.org", EVERY_PORT, paths=("/v1/", "/a,b/")),
             ),
         ),
         WrittenPolicy(
-            "two", (), ("{user: a}", "{user: b}"), allow=(WrittenRule("*", DEFAULT_PORTS),)
+            "two",
+            (),
+            ("{user: a}", "{user: b}"),
+            allow=(
+                WrittenRule("*", DEFAULT_PORTS, methods=("GET", "TRUE", "M-SEARCH")),
+                WrittenRule("@ours", ((443, 443),), methods=("PUT",)),
+            ),
         ),
     )
     notes = (Note("squid.conf", 3, "`acl x`", "it is " + "very " * 24 + "long"),)
-    text = write(policies, ("A heading.",), notes, ("An ending.",))
+    text = write(
+        policies,
+        ("A heading.",),
+        notes,
+        ("An ending.",),
+        {"ours": ("example.com", "*.example.com")},
+    )
     assert (
         text
         == """\
@@ -61,6 +74,10 @@ def test_a_whole_file() -> None:
 # - squid.conf:3: `acl x`: it is very very very very very very very very very very very very very very very
 #   very very very very very very very very very long
 version: 1
+sets:
+  "ours":
+    - example.com
+    - "*.example.com"
 policies:
   - name: all-of-it
     # squid.conf:7: http_access allow localnet sites
@@ -75,12 +92,14 @@ policies:
     deny:
       - "*.example.org"
       - {host: x.example.org, ports: [25]}
+      - {host: y.example.org, paths: [/v1/, "/a,b/"]}  # check: ignore=tunnel-open
   - name: "two"
     subjects:
       - {user: a}
       - {user: b}
     allow:
-      - "*"
+      - {host: "*", methods: [GET, "TRUE", M-SEARCH]}
+      - {host: "@ours", ports: [443], methods: [PUT]}  # check: ignore=without-effect
 # An ending.
 """
     )
