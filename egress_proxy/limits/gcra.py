@@ -6,6 +6,8 @@ moves it on by the interval. So in any stretch of ``t`` seconds no more than ``t
 
 from __future__ import annotations
 
+import math
+
 #: Times are floats; a millionth of a second is no reason to refuse whoever came when he was told to.
 _EPSILON = 1e-6
 
@@ -24,3 +26,8 @@ def wait(arrival: float, now: float, early: float) -> float:
 def counted(arrival: float, now: float, interval: float) -> float:
     """The theoretical arrival time after a request that conformed."""
     return max(now, arrival) + interval
+
+
+def taken(arrival: float, now: float, interval: float) -> int:
+    """Requests that are taken of a burst: each takes one of it, and time gives it back."""
+    return max(0, math.ceil((arrival - now) / interval - _EPSILON))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.limits import Direction, Kind
 from egress_proxy.core.policy import CompiledPolicy, Mode
 from egress_proxy.core.reason import Reason

@@ -15,7 +15,6 @@ import contextlib
 import hashlib
 import importlib.resources
 import random
-import re
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from egress_proxy.config.model import SharedState
+from egress_proxy.limits.trouble import told
 
 if TYPE_CHECKING:
     from redis.asyncio import Connection
@@ -37,9 +37,6 @@ _CONNECT: Final = 2.0
 _BACKOFF: Final = (0.05, 5.0)
 #: Redirections by MOVED in a row, before they count as a failure.
 _REDIRECTIONS: Final = 4
-#: The first word of a server's error. The rest may hold anything.
-_ERROR_WORD: Final = re.compile(r"[A-Z]{2,20}(?= |$)")
-
 #: What a call's answer is handed to; None when the store is away.
 OnReply = Callable[[Any], None]
 Argument = bytes | str | int
@@ -81,10 +78,6 @@ class Change:
     """For how long it had been as it was before."""
 
 
-class LinkError(Exception):
-    """The store cannot be used; the text says why, in a few words of our own."""
-
-
 class Link:
     """The connection, and the task that looks after it.
 
@@ -115,6 +108,8 @@ class Link:
         self._context = _tls(settings) if settings.tls else None
         self._address = (settings.host, settings.port)
         self._connection: Connection | None = None
+        self._taught: set[str] = set()
+        """Digests of the scripts that the store knows from this connection."""
         self._first = self.loop.create_future()
         self._task = self.loop.create_task(self._run())
 
@@ -153,7 +148,7 @@ class Link:
             self._wake.set_result(None)
 
     async def ask(self, calls: Sequence[Call]) -> None:
-        """Run scripts on a new connection. Raises what the connection does, and LinkError."""
+        """Run scripts on a new connection. Raises what the connection does."""
         assert self._connection is not None  # noqa: S101 - on_connect alone asks, which has one
         for first in range(0, len(calls), _BATCH):
             batch = calls[first : first + _BATCH]
@@ -198,6 +193,7 @@ class Link:
 
     async def _connect(self) -> None:
         self._connection = connection = _connection(self._settings, self._address, self._context)
+        self._taught.clear()
         async with asyncio.timeout(_CONNECT):
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py says nothing of it
         await self._on_connect()
@@ -245,23 +241,38 @@ class Link:
                 call.on_reply(None)
 
     async def _exchange(self, connection: Connection, batch: Sequence[Call]) -> list[Any]:
-        """Each script's result. Raises what the connection does, and LinkError."""
+        """Each script's result; None of one that was not run. Raises what the connection does."""
         from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
 
-        replies = await _round_trip(connection, [call.command("EVALSHA") for call in batch])
+        # In full with the first use: what has to be sent once more comes behind what it should come before.
+        replies = await _round_trip(connection, [self._command(call) for call in batch])
         unknown = [
             number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)
         ]
         if unknown:
-            # After a restart or SCRIPT FLUSH. EVAL teaches it the script again.
-            commands = [batch[number].command("EVAL") for number in unknown]
-            again = await _round_trip(connection, commands)
-            for number, reply in zip(unknown, again, strict=True):
+            # After SCRIPT FLUSH, or where a store keeps few scripts.
+            self._taught.clear()
+            last = max(
+                (number for number in range(len(batch)) if number not in unknown), default=-1
+            )
+            again = [number for number in unknown if number > last]
+            for number in unknown:
+                # Not run, and too late for that: what it says is about the time before the others.
+                replies[number] = None
+            commands = [self._command(batch[number]) for number in again]
+            for number, reply in zip(again, await _round_trip(connection, commands), strict=True):
                 replies[number] = reply
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
         return replies
+
+    def _command(self, call: Call) -> tuple[Argument, ...]:
+        digest = call.script.digest
+        if digest in self._taught:
+            return call.command("EVALSHA")
+        self._taught.add(digest)
+        return call.command("EVAL")
 
     async def _pause(self, failed: int) -> None:
         """Wait before the next attempt; replicas that lost the store together do not come back together."""
@@ -353,36 +364,3 @@ def _tls(settings: SharedState) -> ssl.SSLContext:
     context = ssl.create_default_context(cadata=settings.ca or None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
-
-
-def told(error: BaseException) -> str:
-    """Why the store cannot be used, in words of our own: an exception's text may quote what was sent."""
-    from redis import exceptions  # noqa: PLC0415 - see the top
-
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLCertVerificationError):
-            return "its certificate is not trusted"
-        if isinstance(seen, ssl.SSLError):
-            return "TLS failed"
-        seen = seen.__cause__ or seen.__context__
-    match error:
-        case LinkError():
-            return str(error)
-        case exceptions.AuthenticationError():
-            return "it refused the user or the password"
-        case exceptions.BusyLoadingError():
-            return "it is loading its data"
-        case TimeoutError() | exceptions.TimeoutError():
-            return "it did not answer in time"
-        case exceptions.ResponseError():
-            word = _ERROR_WORD.match(error.status_code or str(error))
-            named = word[0] if word else type(error).__name__
-            if named in {"NOAUTH", "WRONGPASS"}:
-                return "it refused the user or the password"
-            return f"it answered with the error {named}"
-        case exceptions.ConnectionError() | OSError():
-            return "the connection failed"
-        case exceptions.RedisError():
-            return "it does not answer as a store does"
-    return type(error).__name__

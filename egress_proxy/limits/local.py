@@ -2,7 +2,8 @@
 
 A tenant's account is made with its first request, and let go when it is as good as new: so nobody gains anything by
 making the table overflow. Where clients may name their tenant, they choose how many there are; of those beyond
-``MAX_TENANTS`` of a policy all are held to one account together, until others are as good as new.
+``MAX_TENANTS`` of a policy, or that come while its tenants know as many hosts as they may together, all are held to one
+account together, until there is room.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from egress_proxy.core.limits import Kind, Limits
 from egress_proxy.core.tenant import Charge
 from egress_proxy.limits import gcra
 from egress_proxy.limits.bucket import Bucket
+from egress_proxy.limits.hosts import HOUR, HostPool, Hosts
 from egress_proxy.limits.store import NEAR, Account, AccountState, Exceeded, Near, Used
 from egress_proxy.limits.windows import day_of, zone
 
@@ -28,8 +30,8 @@ OVERFLOW: Final = "*"
 #: gone through before it has grown to twice what is in use.
 _LOOKS: Final = 2
 
-#: Seconds for which a host is known.
-HOUR: Final = 3600.0
+#: Said to whom there is no room for another host among those of all tenants.
+TOO_MANY_HOSTS: Final = "of all tenants together, as many as are remembered"
 #: Seconds after which a tenant that has as many tunnels as it may is told to try again: nobody knows.
 _TUNNEL_GUESS: Final = 5.0
 
@@ -64,8 +66,9 @@ class LocalAccount:
         self.start = 0.0
         """Of the day, in seconds since the epoch."""
         self.end = 0.0
-        self.hosts: OrderedDict[str, float] = OrderedDict()
-        """Since when each host is known, in seconds since the epoch; the oldest first."""
+        # What those share who came late has a bound of its own.
+        self.hosts = Hosts(HostPool() if tenant == OVERFLOW else store.pool_of(policy))
+        """Those that it began to talk to within the last hour."""
         self.unsaved = False
         """Whether whoever keeps counters beyond the process knows that they have changed."""
         self.unsaved_hosts: set[str] = set()
@@ -130,13 +133,15 @@ class LocalAccount:
                 return self._exceeded(Kind.BYTE_BUDGET, self.end - wall, spent)
         most = limits.new_hosts_per_hour
         if most is not None:
-            self._forget_hosts(wall)
-            if len(self.hosts) >= most and host not in self.hosts:
-                # A smaller limit than before: so many more have to be forgotten first.
-                surplus = len(self.hosts) - most
-                since = next(at for place, at in enumerate(self.hosts.values()) if place == surplus)
-                detail = f"at most {most} an hour"
-                return self._exceeded(Kind.NEW_HOSTS, since + HOUR - wall, detail)
+            hosts = self.hosts
+            hosts.forget(wall)
+            if host not in hosts:
+                if len(hosts) >= most:
+                    wait, detail = hosts.wait(most, wall), f"at most {most} an hour"
+                    return self._exceeded(Kind.NEW_HOSTS, wait, detail)
+                until = hosts.pool.full_until(wall)
+                if until:
+                    return self._exceeded(Kind.NEW_HOSTS, until - wall, TOO_MANY_HOSTS)
         return None
 
     def count(self, host: str, now: float, wall: float, *, tunnel: bool) -> None:
@@ -156,13 +161,13 @@ class LocalAccount:
             self._changed()
         most = limits.new_hosts_per_hour
         if most is not None and host not in self.hosts:
-            self.hosts[host] = wall
+            self.hosts.note(host, wall)
             if self._store.on_change is not None:
                 self.unsaved_hosts.add(host)
             known = len(self.hosts)
             if known >= most * NEAR and wall - self._near_hosts_at >= HOUR:
                 self._near_hosts_at = wall
-                self._tell_near(Kind.NEW_HOSTS, known, most, self._hosts_end())
+                self._tell_near(Kind.NEW_HOSTS, known, most, self.hosts.oldest + HOUR)
             self._changed()
 
     def spend(self, up: int, down: int) -> Kind | None:
@@ -215,7 +220,7 @@ class LocalAccount:
             return False
         if (self.requests or self.bytes_up or self.bytes_down) and wall < self.end:
             return False
-        self._forget_hosts(wall)
+        self.hosts.forget(wall)
         buckets = (self.up, self.down)
         return not self.hosts and all(bucket is None or bucket.full(now) for bucket in buckets)
 
@@ -223,15 +228,20 @@ class LocalAccount:
         """What is used, for people."""
         limits = self.limits
         self._turn_page(wall)
-        self._forget_hosts(wall)
+        self.hosts.forget(wall)
         used: list[Used] = []
+        if self._interval:
+            now = self._store.monotonic()
+            taken = gcra.taken(self._arrival, now, self._interval)
+            again_at = wall + self._arrival - now if taken else None
+            used.append(Used("requests_per_second", taken, limits.burst_or_default, again_at))
         if limits.tunnels is not None:
             used.append(Used("tunnels", self.tunnels, limits.tunnels))
         if limits.requests_per_day is not None:
             used.append(Used("requests_per_day", self.requests, limits.requests_per_day, self.end))
         used += [Used(key, count, most, self.end) for key, count, most in self._byte_budgets()]
         if limits.new_hosts_per_hour is not None:
-            resets_at = self._hosts_end() if self.hosts else None
+            resets_at = self.hosts.oldest + HOUR if self.hosts else None
             hosts = Used(
                 "new_hosts_per_hour", len(self.hosts), limits.new_hosts_per_hour, resets_at
             )
@@ -248,23 +258,6 @@ class LocalAccount:
         limits = self.limits
         if limits.has_window:
             self.start, self.end = day_of(wall, zone(limits.time_zone))
-
-    def _forget_hosts(self, wall: float) -> None:
-        hosts = self.hosts
-        while hosts:
-            host = next(iter(hosts))
-            since = hosts[host]
-            if since > wall:
-                # The clock was set back. They stay for an hour of the new time, not until the old one is there again.
-                for each in list(hosts):
-                    hosts[each] = wall
-                return
-            if since + HOUR > wall:
-                return
-            del hosts[host]
-
-    def _hosts_end(self) -> float:
-        return next(iter(self.hosts.values())) + HOUR
 
     def _byte_budgets(self) -> Iterator[tuple[str, int, int]]:
         """Each budget's key, what is used of it, and its size."""
@@ -316,6 +309,7 @@ class LocalStore:
         """Told once that an account's day or hosts have changed, until its ``unsaved`` is taken back."""
         self._limits: Mapping[str, Limits] = {}
         self._accounts: dict[str, OrderedDict[str, LocalAccount]] = {}
+        self._pools: dict[str, HostPool] = {}
 
     def adopt(self, limits: Mapping[str, Limits]) -> None:
         """Hold these limits from now on, by the names of their policies."""
@@ -324,6 +318,7 @@ class LocalStore:
             zone(each.time_zone)
         self._limits = limits
         self._accounts = {name: all_ for name, all_ in self._accounts.items() if name in limits}
+        self._pools = {name: pool for name, pool in self._pools.items() if name in limits}
         for name, accounts in self._accounts.items():
             for account in accounts.values():
                 if account.limits != limits[name]:
@@ -374,6 +369,13 @@ class LocalStore:
     async def close(self) -> None:
         """Nothing is to be done."""
 
+    def pool_of(self, policy: str) -> HostPool:
+        """What all tenants of a policy know of hosts together."""
+        found = self._pools.get(policy)
+        if found is None:
+            found = self._pools[policy] = HostPool()
+        return found
+
     def account(self, policy: str, tenant: str, limits: Limits) -> LocalAccount:
         """The tenant's account, made if there is none; where there are too many, the one that the rest share."""
         accounts = self._accounts.setdefault(policy, OrderedDict())
@@ -384,10 +386,18 @@ class LocalStore:
         for _ in range(min(_LOOKS, len(accounts))):
             oldest, account = next(iter(accounts.items()))
             if account.is_new(now, wall):
+                # What it knows of hosts, somebody else knows as well.
+                account.hosts.forget_all()
                 del accounts[oldest]
             else:
                 accounts.move_to_end(oldest)
-        if len(accounts) - (OVERFLOW in accounts) >= MAX_TENANTS and tenant != OVERFLOW:
+        if tenant != OVERFLOW and (
+            len(accounts) - (OVERFLOW in accounts) >= MAX_TENANTS
+            or self.pool_of(policy).full_until(wall)
+        ):
             return self.account(policy, OVERFLOW, limits)
-        account = accounts[tenant] = LocalAccount(self, policy, tenant, limits)
+        account = accounts[tenant] = self._new_account(policy, tenant, limits)
         return account
+
+    def _new_account(self, policy: str, tenant: str, limits: Limits) -> LocalAccount:
+        return LocalAccount(self, policy, tenant, limits)

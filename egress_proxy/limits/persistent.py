@@ -23,7 +23,8 @@ from typing import Final, NamedTuple
 
 from egress_proxy.core.errors import EgressProxyError
 from egress_proxy.core.limits import Limits
-from egress_proxy.limits.local import HOUR, MAX_TENANTS, LocalAccount, LocalStore
+from egress_proxy.limits.hosts import HOUR
+from egress_proxy.limits.local import MAX_TENANTS, LocalAccount, LocalStore
 from egress_proxy.limits.store import Near
 
 #: Seconds for which changes are gathered.
@@ -117,7 +118,7 @@ class PersistentStore(LocalStore):
         if day is not None and day.end > self.wall():
             account.restore((day.start, day.end), (day.requests, day.up, day.down))
         for host in self._hosts.pop((policy, account.tenant), ()) if self._hosts else ():
-            account.hosts[host.host] = host.since
+            account.hosts.note(host.host, host.since)
         return account
 
     def adopt(self, limits: Mapping[str, Limits]) -> None:
@@ -164,10 +165,9 @@ class PersistentStore(LocalStore):
             if each.end
         ]
         hosts = [
-            _Host(each.policy, each.tenant, host, each.hosts[host])
+            _Host(each.policy, each.tenant, host, since)
             for each in accounts
-            for host in each.unsaved_hosts
-            if host in each.hosts
+            for host, since in each.hosts.rows(each.unsaved_hosts)
         ]
         for each in accounts:
             each.unsaved = False

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Final
 
 from egress_proxy.config.model import Config
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.decide import Decision
 from egress_proxy.core.http1 import ProxyRequest
 from egress_proxy.core.identity import Identity

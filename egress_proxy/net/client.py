@@ -10,10 +10,11 @@ from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.errors import HeadError
 from egress_proxy.core.http1 import END_OF_HEAD, HeadLimits, check_partial
 from egress_proxy.core.identity import Identity
+from egress_proxy.net.client_key import client_key
 from egress_proxy.net.flow import half_close
 from egress_proxy.net.poller import (
     CLIENT_READABLE,
@@ -89,6 +90,7 @@ class Client:
             "fd",
             "fresh",
             "identity",
+            "key",
             "started",
             "strand",
             "watched",
@@ -98,6 +100,8 @@ class Client:
     def __init__(self, strand: Strand, fd: int, address: str, heads: Heads) -> None:
         self.strand = strand
         self.fd = fd
+        self.key = client_key(address)
+        """Whom its connections are counted with."""
         self.identity = Identity(address)
         """Who it is as far as its connection tells. What a request tells holds for that request alone."""
         self.buffer = b""
@@ -178,7 +182,7 @@ class Client:
         heads = self._heads
         counted = begun or self.fresh
         if counted:
-            heads.begin(self.identity.client)
+            heads.begin(self.key)
         try:
             self.watch()
             self.strand.idle = not begun
@@ -193,7 +197,7 @@ class Client:
             return False
         finally:
             if counted:
-                heads.end(self.identity.client)
+                heads.end(self.key)
             self.strand.idle = False
         return True
 

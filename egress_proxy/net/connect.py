@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import socket
-from functools import partial
 from typing import Final
 
 from egress_proxy.config.model import Config
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.reason import Event
 from egress_proxy.core.record import Record
 from egress_proxy.limits.limiter import Admission
@@ -106,7 +105,7 @@ def begin_tunnel(
         origin,
         idle_time=config.timeouts.idle,
         lifetime=config.timeouts.lifetime,
-        on_end=partial(_end_tunnel, worker, client, origin, record, permit.admission, received),
+        on_end=_Ending(worker, client, record, permit.admission, received),
         permit=permit,
         inspector=inspector,
         admission=permit.admission,
@@ -125,30 +124,44 @@ def begin_tunnel(
         raise
 
 
-def _end_tunnel(
-    worker: Worker,
-    client: Client,
-    origin: socket.SocketType,
-    record: Record,
-    admission: Admission | None,
-    received: int,
-    tunnel: Tunnel,
-    error: Exception | None,
-) -> None:
-    """Record how a tunnel ended and close its connections."""
-    worker.metrics.tunnels_active -= 1
-    if admission is not None:
-        admission.release()
-    record.bytes_sent, record.bytes_received = tunnel.sent, tunnel.received + received
-    if isinstance(error, Interrupted):
-        record.conclude(error.reason.event, error.reason)
-    elif error is not None:
-        over = tunnel.end <= worker.poller.now
-        record.conclude(Event.CLOSED, reasons.LIFETIME_EXCEEDED if over else reasons.IDLE_TIMEOUT)
-    elif tunnel.broken == origin.fileno():
-        record.conclude(Event.FAILED, reasons.ORIGIN_RESET)
-    else:
-        record.conclude(Event.ALLOWED, None)
-    worker.conclude(record, client.started)
-    worker.poller.close(origin.detach())
-    worker.close(client)
+class _Ending:
+    """Records how a tunnel ended, and closes its connections.
+
+    It lives as long as the tunnel, so it holds what will be needed, and not the client's whole story.
+    """
+
+    __slots__ = ("_admission", "_client", "_fd", "_received", "_record", "_started", "_worker")
+
+    def __init__(
+        self,
+        worker: Worker,
+        client: Client,
+        record: Record,
+        admission: Admission | None,
+        received: int,
+    ) -> None:
+        self._worker = worker
+        self._fd, self._client, self._started = client.fd, client.key, client.started
+        self._record = record
+        self._admission = admission
+        self._received = received
+
+    def __call__(self, tunnel: Tunnel, error: Exception | None) -> None:
+        worker, record, origin = self._worker, self._record, tunnel.origin
+        worker.metrics.tunnels_active -= 1
+        if self._admission is not None:
+            self._admission.release()
+        record.bytes_sent, record.bytes_received = tunnel.sent, tunnel.received + self._received
+        if isinstance(error, Interrupted):
+            record.conclude(error.reason.event, error.reason)
+        elif error is not None:
+            over = tunnel.end <= worker.poller.now
+            why = reasons.LIFETIME_EXCEEDED if over else reasons.IDLE_TIMEOUT
+            record.conclude(Event.CLOSED, why)
+        elif tunnel.broken == origin.fileno():
+            record.conclude(Event.FAILED, reasons.ORIGIN_RESET)
+        else:
+            record.conclude(Event.ALLOWED, None)
+        worker.conclude(record, self._started)
+        worker.poller.close(origin.detach())
+        worker.close(self._fd, self._client)

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from egress_proxy.config.model import Dial, Family, Timeouts
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.addresses import VettedAddress
 from egress_proxy.core.reason import Reason
 from egress_proxy.net.poller import Poller, Strand
@@ -47,7 +47,8 @@ _BIND_ADDRESS_NO_PORT: Final = 24
 _NOT_PRIVILEGED: Final = 1024
 #: Addresses that are remembered as dead or slow. Clients choose destinations, so there is a bound.
 _MEMORY_SIZE: Final = 4096
-#: Attempts beside a first one, of all clients together: each takes a descriptor for which no client was counted.
+#: Attempts beside a first one, of all clients together: each takes a descriptor for which no client was counted. So
+#: they have a part of all descriptors, and no more.
 MAX_BESIDE: Final = 512
 #: Failed attempts that a record tells of.
 _TOLD: Final = 8
@@ -100,6 +101,8 @@ class Dialer:
 
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
+        self.most_beside = MAX_BESIDE
+        """Attempts beside a first one, of all clients together; those beyond it wait for the one before."""
         self._beside = 0
         #: Until when an address is tried after the others, the oldest first.
         self._deferred: dict[tuple[str, int], float] = {}
@@ -133,7 +136,7 @@ class Dialer:
                         timer.cancel()
                         timer = None
                     if racing:
-                        if self._beside >= MAX_BESIDE:
+                        if self._beside >= self.most_beside:
                             break
                         beside += 1
                         self._beside += 1

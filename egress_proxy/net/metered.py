@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from asyncio import TimerHandle
 from typing import TYPE_CHECKING
 
 from egress_proxy.core.limits import Direction
 from egress_proxy.core.reason import Reason
 from egress_proxy.limits.limiter import Admission
-from egress_proxy.net.flow import CHUNK, Flow, share_of_buffer
+from egress_proxy.net.flow import CHUNK, Flow, SideError, share_of_buffer
 from egress_proxy.net.pipes import PIPE_SIZE
 from egress_proxy.net.poller import Interrupted
 
@@ -34,7 +35,14 @@ class MeteredFlow(Flow):
 
     def move(self) -> None:
         if self._timer is not None:
-            return  # it rests
+            try:
+                if not self._has_nothing_left():
+                    return  # it rests
+            except SideError as lost:
+                self._lost(lost.fd)
+                return
+            self._timer.cancel()
+            self._timer = None
         tunnel = self._tunnel
         super().move()
         reason = self._count()
@@ -78,8 +86,28 @@ class MeteredFlow(Flow):
         """How many bytes may be read now; 0 where it rests before more may."""
         allowed, seconds = self._admission.pace(self._direction, wanted)
         if not allowed:
+            if self._has_nothing_left():
+                return 1
             self._timer = self._tunnel.poller.loop.call_later(seconds, self._go_on)
         return allowed
+
+    def _has_nothing_left(self) -> bool:
+        """Whether the next read would bring the source's end, which takes no bandwidth. Raises SideError.
+
+        To wait for it would hold the tunnel's place, and those who wait for one, for as long as bytes would have to.
+        """
+        if not self.closing:
+            return False
+        sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, self.source)
+        try:
+            return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            # No read would find it again.
+            raise SideError(self.source) from None
+        finally:
+            sock.detach()
 
     def _go_on(self) -> None:
         self._timer = None

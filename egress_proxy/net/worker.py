@@ -10,15 +10,15 @@ from time import monotonic
 from typing import Final
 
 from egress_proxy.config.model import Config, SocketAddress
-from egress_proxy.core import addresses
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import addresses, reasons
 from egress_proxy.core.http1 import HeadLimits
 from egress_proxy.core.reason import Reason
 from egress_proxy.core.record import Record
 from egress_proxy.identity.credentials import Credentials
 from egress_proxy.limits.limiter import Limiter
-from egress_proxy.net.client import Client, Heads
-from egress_proxy.net.dialer import Dialer
+from egress_proxy.net.client import Heads
+from egress_proxy.net.client_key import client_key
+from egress_proxy.net.dialer import MAX_BESIDE, Dialer
 from egress_proxy.net.pipes import MAX_PIPES, PipePool
 from egress_proxy.net.poller import Poller
 from egress_proxy.net.pool import OriginPool
@@ -30,6 +30,8 @@ from egress_proxy.observe.metrics import Metrics
 _OTHER_DESCRIPTORS: Final = 2 * MAX_PIPES + 64 + 48
 #: The part of all descriptors that connections to origins may have while they wait for another request.
 _IDLE_SHARE: Final = 8
+#: The part of them that attempts to connect may have, beside the first one of each client.
+_BESIDE_SHARE: Final = 16
 
 
 class Worker:
@@ -59,7 +61,7 @@ class Worker:
         self.credentials = Credentials({}, poller.loop)
         self.heads = Heads()
         self._clients: dict[str, int] = {}
-        """Connections by the client's address."""
+        """Connections by client."""
         self.tunnels_opening = 0
         """Requests for a tunnel that is not open yet."""
         self.draining = False
@@ -84,9 +86,10 @@ class Worker:
         # What waits for another request must not keep new clients out.
         idle = min(config.limits.idle_origins, limit // _IDLE_SHARE)
         self.pool.adopt(config, idle)
+        self.dialer.most_beside = beside = min(MAX_BESIDE, limit // _BESIDE_SHARE)
         #: Of clients, at once: as configured, or what the limit of descriptors carries.
         self.max_connections = min(
-            config.limits.connections, max((limit - idle - _OTHER_DESCRIPTORS) // 2, 1)
+            config.limits.connections, max((limit - idle - beside - _OTHER_DESCRIPTORS) // 2, 1)
         )
         self.max_per_client = config.limits.connections_per_client
         if self.max_connections < config.limits.connections:
@@ -108,27 +111,27 @@ class Worker:
         """Why one more connection of this client must be turned away; None if it need not."""
         if self.metrics.connections_active >= self.max_connections:
             return reasons.OVERLOADED
-        if self._clients.get(address, 0) >= self.max_per_client:
+        if self._clients.get(client_key(address), 0) >= self.max_per_client:
             return reasons.CLIENT_CONNECTIONS
         return None
 
-    def open(self, address: str) -> None:
-        """Count a client's connection."""
+    def open(self, client: str) -> None:
+        """Count a connection of a client's, which is named by its key."""
         self.metrics.connections_active += 1
-        self._clients[address] = self._clients.get(address, 0) + 1
+        self._clients[client] = self._clients.get(client, 0) + 1
 
-    def close(self, client: Client) -> None:
-        """Close a client's connection."""
+    def close(self, fd: int, client: str) -> None:
+        """Close a connection of a client's."""
         self.metrics.connections_active -= 1
-        address = client.identity.client
-        left = self._clients[address] - 1
+        left = self._clients[client] - 1
         if left:
-            self._clients[address] = left
+            self._clients[client] = left
         else:
-            del self._clients[address]
-        self.poller.close(client.fd)
+            del self._clients[client]
+        self.poller.close(fd)
 
 
 def milliseconds(seconds: float) -> float:
     """As durations stand in the log: to the microsecond."""
+    # Five times as fast as round().
     return int(seconds * 1_000_000 + 0.5) / 1000

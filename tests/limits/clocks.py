@@ -15,6 +15,9 @@ from egress_proxy.limits.store import Near
 
 #: 2026-11-23 12:00:00 UTC.
 NOON = 1_795_435_200.0
+HOUR = 3600
+DAY = 24 * HOUR
+HALF = DAY // 2
 
 
 @dataclass

@@ -137,3 +137,28 @@ def test_a_reload_never_gives_more_than_the_new_limits(
     # At once, what was used is still used, however little of it there is now.
     more = sum(made.passes(two) for _ in range(100))
     assert more <= max(0, burst_after - used)
+
+
+@given(RATES, BURSTS, GAPS)
+def test_people_are_told_how_much_of_the_burst_is_left(
+    rate: float, burst: int, gaps: list[float]
+) -> None:
+    """As many requests pass at once as the state says, and the whole burst when it says so."""
+    each = policy(limits=Limits(rate, burst))
+    made = limited(each)
+    made.passes(each)
+    for gap in gaps:
+        made.clock.sleep(gap)
+        made.passes(each)
+    account = made.store.account("everyone", "t", Limits(rate, burst))
+    (state,) = account.state(made.clock.wall()).limits
+    assert (state.limit, state.of) == ("requests_per_second", burst)
+    if state.resets_at is None:
+        assert state.used == 0
+    left = burst - state.used
+    assert [made.passes(each) for _ in range(left + 1)] == [True] * left + [False]
+    (state,) = account.state(made.clock.wall()).limits
+    assert state.used == burst
+    assert state.resets_at is not None
+    made.clock.sleep(state.resets_at - made.clock.wall() + 1e-3)
+    assert account.state(made.clock.wall()).limits[0].used == 0

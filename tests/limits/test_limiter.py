@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from egress_proxy.config.model import FileState, MemoryState
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.limits import Kind, Limits
-from egress_proxy.core.reason import REASONS
+from egress_proxy.core.reasons import REASONS
 from egress_proxy.core.tenant import Charge
 from egress_proxy.limits.limiter import Admission, Limiter, Refusal
 from egress_proxy.limits.local import LocalStore

@@ -11,19 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.answer import whole_seconds
 from egress_proxy.core.limits import Direction, Kind, Limits
 from egress_proxy.core.policy import Mode
 from egress_proxy.core.tenant import TENANT, Charge
 from egress_proxy.limits import local
 from egress_proxy.limits.limiter import Admission, Refusal
-from tests.limits.clocks import NOON, limited, policy, reason_of
-
-DAY = 86_400
-HALF = DAY // 2
-HOUR = 3600
-
+from tests.limits.clocks import DAY, HALF, HOUR, NOON, limited, policy, reason_of
 
 # Tunnels ----------------------------------------------------------------------------------------------------------
 
@@ -561,6 +556,7 @@ async def test_the_state_of_all() -> None:
         ("new_hosts_per_hour", 1, 4, NOON + HOUR),
     ]
     assert [(used.limit, used.used, used.resets_at) for used in states[2].limits] == [
+        ("requests_per_second", 1, NOON + 0.01),
         ("tunnels", 1, None),
         ("bytes_per_day", 30, midnight),
     ]

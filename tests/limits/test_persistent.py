@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.limits import Limits
 from egress_proxy.core.policy import CompiledPolicy
 from egress_proxy.core.tenant import Charge
@@ -25,11 +25,8 @@ from egress_proxy.limits import local, persistent
 from egress_proxy.limits.limiter import Admission, Limiter, Refusal
 from egress_proxy.limits.persistent import PersistentStore, StateError
 from egress_proxy.limits.store import Near
-from tests.limits.clocks import NOON, Clock, policy
+from tests.limits.clocks import DAY, HALF, HOUR, NOON, Clock, policy
 
-DAY = 86_400
-HALF = DAY // 2
-HOUR = 3600
 LIMITS = Limits(requests_per_day=10, bytes_per_day=1000, new_hosts_per_hour=3)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from egress_proxy.limits import gcra
 from egress_proxy.limits.link import Script
-from tests.support.redis_server import needs_server, serving
+from tests.support.redis_server import RedisServer, needs_server
 
 pytestmark = needs_server
 
@@ -35,8 +35,8 @@ return answer
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
-    with serving(tmp_path_factory.mktemp("redis")) as server, server.client() as client:
+def client(one_server: RedisServer) -> Iterator[redis.Redis]:
+    with one_server.client() as client:
         client.ping()
         yield client
 

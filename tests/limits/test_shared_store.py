@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,10 @@ import pytest
 from egress_proxy.core.limits import Kind, Limits
 from egress_proxy.core.tenant import Charge
 from egress_proxy.limits.store import Exceeded
-from tests.limits.sharing import Replica, policy, replicas, until
-from tests.support.redis_server import RedisServer, needs_server, serving
+from tests.limits.sharing import MIB, Replica, policy, replicas, until
+from tests.support.redis_server import RedisServer, needs_server
 
 pytestmark = needs_server
-MIB = 2**20
-
-
-@pytest.fixture(scope="module")
-def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with serving(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(one_server: RedisServer) -> RedisServer:
-    with one_server.client() as client:
-        client.flushall()
-    return one_server
 
 
 async def soon_admitted(replica: Replica) -> None:
@@ -204,16 +189,51 @@ async def test_what_is_surely_refused_costs_no_question(server: RedisServer) -> 
         assert isinstance(one.store.admit(charges, "example.com", tunnel=False), Exceeded)
 
 
+@pytest.mark.parametrize(
+    ("limits", "kind"),
+    [
+        (Limits(bytes_per_day=1), Kind.BYTE_BUDGET),
+        (Limits(requests_per_day=1), Kind.REQUEST_BUDGET),
+    ],
+)
+async def test_what_the_store_has_refused_is_not_asked_for_again_at_once(
+    server: RedisServer, limits: Limits, kind: Kind
+) -> None:
+    """The attack: a tenant goes on asking at one replica for what is used up at another."""
+    async with replicas(server.settings(), limits) as (one, two):
+        (account,) = await one.admitted()
+        account.spend(1, 0)
+        await one.store.states()
+        first = await two.refused("0.test")
+        charges = (Charge(two.policy, "acme"),)
+        for number in range(1, 5):
+            answer = two.store.admit(charges, f"{number}.test", tunnel=False)
+            assert isinstance(answer, Exceeded)
+            assert answer.kind is first.kind is kind
+            assert answer.detail == first.detail
+            assert 0 <= first.retry_after - answer.retry_after < 5
+        # A reload may have brought more.
+        two.account().change(Limits(bytes_per_day=9, requests_per_day=9))
+        assert isinstance(two.store.admit(charges, "new.test", tunnel=False), asyncio.Future)
+        await asyncio.sleep(0)
+
+
 async def test_all_charges_are_counted_or_none(server: RedisServer) -> None:
     narrow = policy(Limits(requests_per_day=1), "narrow")
-    wide = Limits(requests_per_day=100, requests_per_second=100, tunnels=5, new_hosts_per_hour=9)
+    # So slow that the burst does not grow again meanwhile.
+    wide = Limits(0.001, 9, requests_per_day=100, tunnels=5, new_hosts_per_hour=9)
     async with replicas(server.settings(), wide, 2, narrow) as (one, two):
         await one.admitted(tunnel=True)
         refused = await two.refused("other.example.com", tunnel=True)
         assert (refused.policy, refused.kind) == ("narrow", Kind.REQUEST_BUDGET)
         states = {each.policy: each for each in await one.store.states()}
         used = {each.limit: each.used for each in states["agents"].limits}
-        assert used == {"tunnels": 1, "requests_per_day": 1, "new_hosts_per_hour": 1}
+        assert used == {
+            "requests_per_second": 1,
+            "tunnels": 1,
+            "requests_per_day": 1,
+            "new_hosts_per_hour": 1,
+        }
 
 
 async def test_tenants_have_counters_of_their_own(server: RedisServer) -> None:
@@ -238,7 +258,8 @@ async def test_every_key_has_the_prefix_and_expires(server: RedisServer) -> None
         await one.admitted(tunnel=True)
         await one.store.states()
         keys = everything(server)
-    assert {key.split(":")[1] for key in keys} == {"replicas", "rate", "tunnels", "day", "hosts"}
+    kinds = {"replicas", "rate", "tunnels", "day", "hosts", "started"}
+    assert {key.split(":")[1] for key in keys} == kinds
     assert all(key.startswith("{eu-1}:") for key in keys)
     # -1 is never, -2 is gone already (a rate's key lives for a second or so).
     assert -1 not in keys.values()
@@ -281,7 +302,7 @@ async def test_an_account_that_was_let_go_goes_on_where_it_was(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clients may choose how many tenants there are. None of them gains anything by making room."""
-    monkeypatch.setattr("egress_proxy.limits.shared.MAX_TENANTS", 3)
+    monkeypatch.setattr("egress_proxy.limits.local.MAX_TENANTS", 3)
     limits = Limits(requests_per_day=3, bytes_per_day=100 * MIB)
     async with replicas(server.settings(), limits, 1) as (one,):
         first = one.account()

@@ -1,15 +1,16 @@
-"""Resolvers that ask the name server of a test."""
+"""Resolvers that ask the name server of a test, and a dialler with ports for it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
 import pytest
 
 from egress_proxy.config.model import Dns
 from egress_proxy.net.resolver import Resolver
+from tests.net.dialling import Dialling, Ports, dialling, ports
 from tests.support.dns import NameServer
 
 
@@ -31,3 +32,15 @@ async def make_resolver(name_server: NameServer) -> AsyncIterator[MakeResolver]:
     yield make
     for resolver in resolvers:
         await resolver.close()
+
+
+@pytest.fixture
+def port() -> Iterator[Ports]:
+    with ports() as made:
+        yield made
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[Dialling]:
+    async with dialling() as made:
+        yield made

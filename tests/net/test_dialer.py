@@ -7,13 +7,12 @@ import contextlib
 import errno
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 from egress_proxy.config.model import Dial, Family
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.net import dialer
 from egress_proxy.net.dialer import Dialled, _interleaved
 from egress_proxy.net.poller import READABLE, WRITABLE, Interrupted
@@ -27,9 +26,7 @@ from tests.net.dialling import (
     SLACK,
     Dialling,
     Ports,
-    dialling,
     failing,
-    ports,
     reached,
     sockets,
     vetted,
@@ -39,18 +36,6 @@ pytestmark = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 
 #: Nobody waits for it in a test.
 NEVER = 10.0
-
-
-@pytest.fixture
-def port() -> Iterator[Ports]:
-    with ports() as made:
-        yield made
-
-
-@pytest.fixture
-async def running() -> AsyncIterator[Dialling]:
-    async with dialling() as made:
-        yield made
 
 
 def watched_alone(running: Dialling, dialled: Dialled) -> None:

@@ -6,14 +6,13 @@ import asyncio
 import errno
 import select
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from egress_proxy.config.model import Dial
-from egress_proxy.core import reason as reasons
-from egress_proxy.net import dialer as module
+from egress_proxy.core import reasons
 from egress_proxy.net.poller import Interrupted
 from tests.net.dialling import (
     OK,
@@ -23,8 +22,6 @@ from tests.net.dialling import (
     SIX,
     Dialling,
     Ports,
-    dialling,
-    ports,
     reached,
     sockets,
 )
@@ -32,26 +29,12 @@ from tests.net.dialling import (
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 
 
-@pytest.fixture
-def port() -> Iterator[Ports]:
-    with ports() as made:
-        yield made
-
-
-@pytest.fixture
-async def running() -> AsyncIterator[Dialling]:
-    async with dialling() as made:
-        yield made
-
-
 # Many at once -----------------------------------------------------------------------------------
 
 
-async def test_attempts_beside_a_first_one_are_bounded(
-    running: Dialling, port: Ports, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_attempts_beside_a_first_one_are_bounded(running: Dialling, port: Ports) -> None:
     """Clients are counted, and what names lead to is not: a name with many dead addresses takes no descriptors away."""
-    monkeypatch.setattr(module, "MAX_BESIDE", 3)
+    running.dialer.most_beside = 3
     port.silence(SILENT, SILENT_TOO, SIX)
     port.listen(OK)
     before = sockets()
@@ -74,10 +57,8 @@ async def test_attempts_beside_a_first_one_are_bounded(
     assert running.dialer._beside == 0
 
 
-async def test_without_room_beside_one_follows_the_other(
-    running: Dialling, port: Ports, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_BESIDE", 0)
+async def test_without_room_beside_one_follows_the_other(running: Dialling, port: Ports) -> None:
+    running.dialer.most_beside = 0
     port.silence(SILENT)
     port.listen(OK)
     settings = Dial(stagger=0.02)
@@ -88,16 +69,14 @@ async def test_without_room_beside_one_follows_the_other(
     assert dialled.failed == (f"{SILENT} connection_timeout", f"{REFUSED} connection_refused")
 
 
-async def test_room_that_comes_back_is_used(
-    running: Dialling, port: Ports, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_BESIDE", 0)
+async def test_room_that_comes_back_is_used(running: Dialling, port: Ports) -> None:
+    running.dialer.most_beside = 0
     port.silence(SILENT)
     port.listen(OK)
     _, future = running.begin(SILENT, OK, port=port.number, settings=Dial(stagger=0.02))
     await asyncio.sleep(0.1)
     assert not future.done()
-    monkeypatch.setattr(module, "MAX_BESIDE", 1)
+    running.dialer.most_beside = 1
     assert reached(await asyncio.wait_for(future, 2)) == OK
 
 

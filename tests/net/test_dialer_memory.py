@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 
 import pytest
 
 from egress_proxy.config.model import Dial
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.net import dialer as module
 from tests.net.dialling import (
     OK,
@@ -21,9 +20,7 @@ from tests.net.dialling import (
     SIX,
     Dialling,
     Ports,
-    dialling,
     failing,
-    ports,
     reached,
     vetted,
 )
@@ -32,18 +29,6 @@ pytestmark = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 
 PATIENT = Dial(stagger=10.0)
 BRIEF = Dial(stagger=0.05)
-
-
-@pytest.fixture
-def port() -> Iterator[Ports]:
-    with ports() as made:
-        yield made
-
-
-@pytest.fixture
-async def running() -> AsyncIterator[Dialling]:
-    async with dialling() as made:
-        yield made
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from egress_proxy.config.model import Dial
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.net.dialer import is_local
 from tests.net.dialling import SLACK, Dialling, dialling, reached
 from tests.support.namespaces import (

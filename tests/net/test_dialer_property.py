@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress_proxy.config.model import Dial, Family
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from tests.net.dialling import dialling, failing, ports, reached, sockets
 
 DOES = st.sampled_from(["listens", "refuses", "is silent", "has no route", "has no descriptor"])

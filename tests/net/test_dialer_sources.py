@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 from egress_proxy.config.model import Dial
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.net import dialer as module
 from egress_proxy.net.dialer import is_local, warn_of_missing_sources
-from tests.net.dialling import OK, SIX, Dialling, Ports, dialling, ports, reached, sockets
+from tests.net.dialling import OK, SIX, Dialling, Ports, reached, sockets
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 
 #: TEST-NET-1: no machine has it.
 ELSEWHERE = "192.0.2.10"
 ELSEWHERE_TOO = "2001:db8::10"
-
-
-@pytest.fixture
-def port() -> Iterator[Ports]:
-    with ports() as made:
-        yield made
-
-
-@pytest.fixture
-async def running() -> AsyncIterator[Dialling]:
-    async with dialling() as made:
-        yield made
 
 
 def source(*addresses: str) -> Dial:

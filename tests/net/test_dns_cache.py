@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_proxy.config.model import Dns
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.reason import Reason
 from egress_proxy.net.dns_cache import Cache, Kept, failure_lifetime, lifetime
 

@@ -12,7 +12,7 @@ import pycares
 import pytest
 
 from egress_proxy.config.model import Dns
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.reason import Reason
 from egress_proxy.net import dns_channel, dns_negative
 from egress_proxy.net.dns_answer import AAAA, HTTPS, A, Found, addresses_in

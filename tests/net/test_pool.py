@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.net.poller import Interrupted, Poller
 from egress_proxy.net.pool import Key, OriginPool, _Idle
 from egress_proxy.observe.metrics import Metrics

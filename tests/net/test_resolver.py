@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.reason import Reason
 from egress_proxy.net.resolver import Lookup
 from tests.net.conftest import MakeResolver

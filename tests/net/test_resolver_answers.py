@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.reason import Reason
 from egress_proxy.net.dns_answer import MAX_CHAIN
 from egress_proxy.net.resolver import Lookup

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.reason import Reason
 from tests.net.conftest import MakeResolver
 from tests.support.dns import NXDOMAIN, REFUSED, SERVFAIL, SILENCE, Answer, NameServer

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.reason import Reason
 from egress_proxy.net import resolver as module
 from egress_proxy.net.resolver import Lookup

@@ -1,16 +1,17 @@
 -- Count one request for several tenants (one for each policy), or for none.
--- KEYS: the living; then for each charge: arrival time, tunnels, day, hosts.
--- ARGV: the replica, the host's digest, whether it is a tunnel, epsilon, seconds in an hour, the life of tunnels' keys,
--- how many charges; then for each: interval, early, tunnels, requests a day, when the day's key expires (ms), hosts an
+-- KEYS: the living; then for each charge: arrival time, tunnels, day, hosts, hosts of all tenants of the policy.
+-- ARGV: the replica, the host's digest, whether it is a tunnel, epsilon, seconds in an hour, how many hosts all tenants
+-- of a policy may begin with in it, the life of tunnels' keys, how many charges; then for each: interval, early, tunnels, requests a day, when the day's key expires (ms), hosts an
 -- hour, and how many budgets of bytes; then for each of these: name, limit, known, value, most, least.
--- A limit that does not hold is `-`. Returns `0 now charge kind wait`, or `1 now replicas` and for each charge
+-- A limit that does not hold is `-`. Returns `0 now charge kind wait`, or `1 now` and for each charge
 -- `arrival tunnels requests mine hosts since`, and for each budget `mine leased sum`.
 
 local now = clock()
 local replica, host, is_tunnel = ARGV[1], ARGV[2], ARGV[3] == '1'
-local epsilon, hour, life, charges = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
+local epsilon, hour, most_hosts = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local life, charges = ARGV[7], tonumber(ARGV[8])
 local replicas, living_count = living(KEYS[1], now)
-local at, reply, writes = 8, {'1', text(now), living_count}, {}
+local at, reply, writes = 9, {'1', text(now)}, {}
 
 local function answer(value) reply[#reply + 1] = value end
 local function write(...) writes[#writes + 1] = {...} end
@@ -19,8 +20,9 @@ local function refuse(charge, kind, wait)
 end
 
 for charge = 1, charges do
-  local key = 4 * charge - 2
-  local arrival_key, tunnels_key, day_key, hosts_key = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
+  local key = 5 * charge - 3
+  local arrival_key, tunnels_key, day_key = KEYS[key], KEYS[key + 1], KEYS[key + 2]
+  local hosts_key, started_key = KEYS[key + 3], KEYS[key + 4]
   local interval, early, tunnels, requests = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local day_ends, hosts, budgets = ARGV[at + 4], ARGV[at + 5], tonumber(ARGV[at + 6])
   at = at + 7
@@ -78,6 +80,11 @@ for charge = 1, charges do
         local last = redis.call('ZRANGE', hosts_key, count - limit, count - limit, 'WITHSCORES')
         return refuse(charge, 'new_hosts_limit', tonumber(last[2]) + hour - now)
       end
+      local over, sum, first, part = started(started_key, now, hour)
+      if sum >= most_hosts then return refuse(charge, 'all_hosts', first - now) end
+      if #over > 0 then write('HDEL', started_key, unpack(over)) end
+      write('HINCRBY', started_key, part, 1)
+      write('EXPIRE', started_key, 2 * hour)
       since, count = text(now), count + 1
       write('ZADD', hosts_key, since, host)
       write('EXPIRE', hosts_key, math.ceil(hour) + 1)

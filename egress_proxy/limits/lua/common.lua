@@ -66,3 +66,20 @@ end
 local function note(key, name, replica, mine, sum)
   redis.call('HSET', key, name, text(sum), name .. '|' .. replica, text(mine))
 end
+
+-- How many hosts all tenants of a policy together have begun with within the hour, counted by sixths of it: which of
+-- these are over, how many hosts the others have, and when the first of those is over.
+local function started(key, now, hour)
+  local part, over, sum, first = hour / 6, {}, 0, nil
+  local entries = redis.call('HGETALL', key)
+  for at = 1, #entries, 2 do
+    local ends = (tonumber(entries[at]) + 1) * part + hour
+    if ends <= now then
+      over[#over + 1] = entries[at]
+    else
+      sum = sum + tonumber(entries[at + 1])
+      first = math.min(first or ends, ends)
+    end
+  end
+  return over, sum, first, math.floor(now / part)
+end
