@@ -15,6 +15,7 @@ import egress_proxy
 from egress_proxy import app, cli
 from egress_proxy.config.load import Loaded
 from egress_proxy.core.reason import Event
+from egress_proxy.supervise import supervisor
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = str(ROOT / "config" / "egress-proxy.yaml")
@@ -413,8 +414,9 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Loaded, bool]]:
     """In place of the server."""
     calls: list[tuple[Loaded, bool]] = []
 
-    def serve(loaded: Loaded, *, packaged_default: bool, loop: str) -> None:
+    def serve(loaded: Loaded, *, packaged_default: bool, loop: str, reuse_port: bool) -> None:
         assert loop == "uvloop"
+        assert not reuse_port
         assert Path(loaded.config.source).is_file()
         calls.append((loaded, packaged_default))
 
@@ -456,6 +458,34 @@ def test_serve_says_why_it_cannot_start(run: Any, monkeypatch: pytest.MonkeyPatc
     said = run("serve", "--config", EXAMPLE)
     assert (said.status, said.out) == (2, "")
     assert said.err == "egress-proxy: cannot listen on 127.0.0.1:3128: the port is in use\n"
+
+
+@pytest.mark.parametrize("workers", ["0", "257", "-1", "two", "1.5", "٢", ""])
+def test_serve_refuses_what_is_no_number_of_workers(run: Any, workers: str) -> None:
+    said = run("serve", "--workers", workers, "--config", EXAMPLE)
+    assert said.status == 2
+    assert "write a number from 1 to 256, or auto" in said.err
+
+
+@pytest.mark.parametrize(("workers", "wanted"), [("3", 3), ("auto", 4)])
+def test_serve_with_workers(
+    run: Any, monkeypatch: pytest.MonkeyPatch, workers: str, wanted: int
+) -> None:
+    calls = []
+    monkeypatch.setattr(supervisor, "run", lambda *given, **_: calls.append(given))
+    monkeypatch.setattr("egress_proxy.supervise.cpus.usable_cpus", lambda: 4)
+    assert run("serve", "--workers", workers, "--config", EXAMPLE).status == 0
+    ((loaded, count),) = calls
+    assert count == wanted
+    assert loaded.config.sources.snapshot.files[EXAMPLE]
+
+
+def test_serve_auto_is_one_process_on_one_processor(
+    run: Any, served: list[tuple[Loaded, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("egress_proxy.supervise.cpus.usable_cpus", lambda: 1)
+    assert run("serve", "--workers", "auto", "--config", EXAMPLE).status == 0
+    assert len(served) == 1
 
 
 # Processes. -------------------------------------------------------------------------------------------------------

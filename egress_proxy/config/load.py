@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Final
@@ -18,6 +19,7 @@ from egress_proxy.config.model import (
     SocketAddress,
     Upstream,
 )
+from egress_proxy.config.nodes import value_of
 from egress_proxy.config.rules import PolicyReader
 from egress_proxy.config.schema import KEYS, NOT_YET, SECTIONS
 from egress_proxy.config.sets import Sets, read_sets
@@ -25,13 +27,16 @@ from egress_proxy.config.shared_state import with_secrets
 from egress_proxy.config.sources import Sources
 from egress_proxy.config.upstream import ParentCredentials, lacks, report_no_proxy, routes
 from egress_proxy.config.users import users
-from egress_proxy.config.yaml_source import Mapping, place_of
+from egress_proxy.config.yaml_source import Mapping, Sequence, place_of
 from egress_proxy.core.names import Authority
 from egress_proxy.core.policy import CompiledPolicy, Mode, Place
 from egress_proxy.core.special_use import ANYWHERE, Surroundings
 from egress_proxy.core.upstream import Upstream as Routes
 
 __all__ = ["Loaded", "load", "parse"]
+
+#: Seconds of Python at a stretch while others wait. Less makes loading slower, by a tenth at this.
+_SWITCH_INTERVAL: Final = 0.0005
 
 _SET_ADVICE: Final = 'use it as "@{name}", or remove it'
 
@@ -67,11 +72,15 @@ def parse(data: bytes, source: str) -> Loaded:
 
 def _check(data: bytes, source: str, sources: Sources) -> Loaded:
     # Nothing here makes cycles, and looking for some among millions of nodes takes seconds.
-    enabled = gc.isenabled()
+    enabled, interval = gc.isenabled(), sys.getswitchinterval()
     gc.disable()
+    # A proxy that runs does this in a thread. Its event loop gives the interpreter away with each system call, and
+    # would wait for this long to get it back each time: by default 5 ms, a tenth of a second for one tunnel.
+    sys.setswitchinterval(_SWITCH_INTERVAL)
     try:
         return _check_all(data, source, sources)
     finally:
+        sys.setswitchinterval(interval)
         if enabled:
             gc.enable()
 
@@ -91,7 +100,8 @@ def _check_all(data: bytes, source: str, sources: Sources) -> Loaded:
         values["credentials"] = _with_users(values["credentials"], document, sources)
     if isinstance(state := values.get("state"), SharedState):
         place = document.places["state"]
-        values["state"] = with_secrets(state, place, document.report, sources)
+        node = document.fields["state"]
+        values["state"] = with_secrets(state, node, place, document.report, sources)
     _check_together(values, document)
     mode, credentials = values.pop("mode", Mode.ENFORCE), values.get("credentials")
     surroundings = values.pop("networks", ANYWHERE)
@@ -159,6 +169,7 @@ def _with_users(found: Credentials, document: Document, sources: Sources) -> Cre
     try:
         data = sources.read(found.users_file)
     except ConfigError as error:
+        place = _place(document, "credentials", "users_file")
         report.error(Code.UNREADABLE_FILE, place, *told(error))
         return found
     known = users(data, report.beside(found.users_file))
@@ -166,6 +177,7 @@ def _with_users(found: Credentials, document: Document, sources: Sources) -> Cre
     if strangers:
         others = f", nor {len(strangers) - 1:,} more of `tenants`" if len(strangers) > 1 else ""
         what = f"the users file does not have the user {quoted(strangers[0])}{others}"
+        place = _place(document, "credentials", "tenants")
         report.warning(Code.WITHOUT_EFFECT, place, what, "remove what `tenants` says of them")
     return replace(found, users=known)
 
@@ -180,6 +192,7 @@ def _upstream(
     if lacks(document.fields["upstream"], "proxy"):
         report_no_proxy(place, report)
     if found.credentials_file:
+        place = _place(document, "upstream", "credentials_file")
         parents.read(found.credentials_file, place, report)
     return routes(found)
 
@@ -191,37 +204,55 @@ def _check_together(values: dict[str, Any], document: Document) -> None:
     if _collide(listen.proxy, listen.admin):
         what = f"the proxy and the admin port cannot both listen on {listen.admin}"
         place = places.get("listen", place_of(document.root, report))
+        if "listen" in places:
+            place = _place(document, "listen", "admin", "proxy")
         report.error(Code.CONFLICT, place, what, "write different ports")
     upstream = values.get("upstream")
     for own in (listen.proxy, listen.admin):
         if upstream is not None and _is_own(upstream.proxy, own):
             what = f"`proxy` is the address that the proxy itself listens on, {own}"
             instead = "write the parent's, or other ports"
-            report.error(Code.CONFLICT, places["upstream"], what, instead)
+            report.error(Code.CONFLICT, _place(document, "upstream", "proxy"), what, instead)
     dns = values.get("dns")
     if dns is not None and dns.min_ttl > dns.max_ttl:
         what = "`min_ttl` is longer than `max_ttl`"
         instead = "write a shorter `min_ttl` or a longer `max_ttl`"
-        report.error(Code.CONFLICT, places["dns"], what, instead)
+        report.error(Code.CONFLICT, _place(document, "dns", "min_ttl", "max_ttl"), what, instead)
     dial = values.get("dial")
     if dial is not None and len({":" in each for each in dial.source_addresses}) < len(
         dial.source_addresses
     ):
         what = "`source_addresses` has two addresses of one family"
-        report.error(Code.CONFLICT, places["dial"], what, "write one of each at most")
+        place = _place(document, "dial", "source_addresses", entry=1)
+        report.error(Code.CONFLICT, place, what, "write one of each at most")
     networks = values.get("networks")
-    for prefix, other in combinations(networks.nat64 if networks else (), 2):
+    for (_, prefix), (number, other) in combinations(
+        enumerate(networks.nat64 if networks else ()), 2
+    ):
         if prefix.overlaps(other):
             what = f"the prefixes {prefix} and {other} of `nat64` overlap"
             instead = "write each prefix as the translator has it"
-            report.error(Code.CONFLICT, places["networks"], what, instead)
+            place = _place(document, "networks", "nat64", entry=number)
+            report.error(Code.CONFLICT, place, what, instead)
     timeouts = values.get("timeouts")
     if timeouts is not None:
         for shorter, longer in (("connect_attempt", "connect"), ("idle", "lifetime")):
             if getattr(timeouts, shorter) > getattr(timeouts, longer):
                 what = f"`{shorter}` is longer than `{longer}`, so it never takes effect"
                 instead = f"write a shorter `{shorter}`"
-                report.warning(Code.WITHOUT_EFFECT, places["timeouts"], what, instead)
+                place = _place(document, "timeouts", shorter, longer)
+                report.warning(Code.WITHOUT_EFFECT, place, what, instead)
+
+
+def _place(document: Document, section: str, *keys: str, entry: int | None = None) -> Place:
+    """Where the first of a section's keys that is there has its value, or an entry of it; else where it begins."""
+    for key in keys:
+        node = value_of(document.fields.get(section), key)
+        if isinstance(node, Sequence) and entry is not None and entry < len(node.items):
+            node = node.items[entry]
+        if node is not None:
+            return place_of(node, document.report)
+    return document.places[section]
 
 
 def _is_own(parent: Authority | None, own: SocketAddress) -> bool:

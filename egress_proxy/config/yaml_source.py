@@ -118,6 +118,9 @@ def to_text(data: bytes, report: Report) -> str | None:
         return None
 
 
+#: Characters that are searched at a stretch, in about a millisecond.
+_SLICE: Final = 65536
+
 # Control characters, which YAML refuses too (YAML 1.1 §5.1). And what makes the file look different from what is
 # loaded: the line ends that YAML knows and editors do not (a lone CR, NEL, LS, PS), with which a comment can hide a
 # rule, and the marks that turn the direction of writing around.
@@ -128,7 +131,7 @@ _HIDDEN: Final = re.compile(
 
 def holds_hidden_characters(text: str, report: Report) -> bool:
     """Whether the file would look different from what is loaded."""
-    found = _HIDDEN.search(text)
+    found = _first(_HIDDEN, text)
     if found is None:
         return False
     line = text.count("\n", 0, found.start()) + 1
@@ -138,12 +141,24 @@ def holds_hidden_characters(text: str, report: Report) -> bool:
     return True
 
 
+def _first(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The first match, looked for in slices: between two of them, other threads have their turn.
+
+    A match is one character, and depends on those beside it at most.
+    """
+    for start in range(0, len(text), _SLICE):
+        found = pattern.search(text, start, start + _SLICE + 1)
+        if found is not None and found.start() < start + _SLICE:
+            return found
+    return None
+
+
 # The parser compares each %TAG with all before it, for minutes if there are many, and nobody needs one.
 _DIRECTIVE: Final = re.compile(r"^%", re.MULTILINE)
 
 
 def _holds_directive(text: str, report: Report) -> bool:
-    found = _DIRECTIVE.search(text)
+    found = _first(_DIRECTIVE, text)
     if found is None:
         return False
     line = text.count("\n", 0, found.start()) + 1

@@ -11,6 +11,7 @@ from egress_proxy.config.model import SocketAddress
 from egress_proxy.core.answer import refusal
 from egress_proxy.core.reason import Event, Reason
 from egress_proxy.core.record import Record
+from egress_proxy.net.handover import steer_away
 from egress_proxy.net.poller import Strand
 from egress_proxy.net.session import serve_client
 from egress_proxy.net.worker import Worker
@@ -21,6 +22,8 @@ _BACKLOG = 4096
 _BATCH = 64
 #: Seconds for which the kernel may hold back a connection whose client has not sent anything.
 _DEFER_ACCEPT = 1
+#: Seconds until none of these is left.
+_HAND_OVER = _DEFER_ACCEPT + 0.5
 #: Seconds without accepting after descriptors have run out.
 _PAUSE = 0.5
 #: Seconds between two events about that.
@@ -30,14 +33,23 @@ _SILENCE = 10.0
 class Listener:
     """The proxy's listening socket."""
 
-    def __init__(self, worker: Worker, address: SocketAddress) -> None:
-        """Bind and listen. Raises OSError."""
+    def __init__(
+        self, worker: Worker, address: SocketAddress, *, reuse_port: bool = False, own: int = 1
+    ) -> None:
+        """Bind and listen. Raises OSError.
+
+        With ``reuse_port`` other processes of the same user may listen there as well (``SO_REUSEPORT``); ``own`` of
+        all these listeners are this proxy's.
+        """
         self._worker = worker
+        self._own = own
         self._silent_until = 0.0
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_ACCEPT)
             self._socket.bind((address.host, address.port))
@@ -53,6 +65,13 @@ class Listener:
 
     def start(self) -> None:
         self._worker.poller.listen(self._socket.fileno(), self._accept)
+
+    def hand_over(self) -> float:
+        """Have new connections go to the listeners of another process, where there are some.
+
+        Returns the seconds after which all that were ours before have been accepted.
+        """
+        return _HAND_OVER if steer_away(self._socket, self._own) else 0.0
 
     def close(self) -> None:
         """Stop accepting, after those whom the system has let in already. May be called twice."""

@@ -35,6 +35,8 @@ class _Stderr:
 
     def __init__(self) -> None:
         self.writer = _writer(STDERR)
+        self.always: dict[str, Any] = {}
+        """Fields of every line."""
 
     def info(self, line: bytes) -> None:
         self.writer.append(line)
@@ -42,8 +44,8 @@ class _Stderr:
     warning = error = info
 
 
-def _writer(fd: int) -> LineWriter:
-    return LineWriter(fd, _QUEUE_LINES, flush_interval=0.0)
+def _writer(fd: int, *, shared: bool = False) -> LineWriter:
+    return LineWriter(fd, _QUEUE_LINES, flush_interval=0.0, shared=shared)
 
 
 _clock = Clock()
@@ -52,7 +54,7 @@ _stderr = _Stderr()
 
 def _render(_logger: Any, level: str, event_dict: Any) -> bytes:
     head = {"timestamp": _clock.timestamp(), "level": level, "event": event_dict.pop("event")}
-    return hide_denied(encode(head | event_dict))
+    return hide_denied(encode(head | _stderr.always | event_dict))
 
 
 log: Log = structlog.wrap_logger(
@@ -75,10 +77,14 @@ class _FromLogging(logging.Handler):
         )
 
 
-def configure(fd: int = STDERR) -> None:
-    """Send events to this descriptor from now on, and what libraries log with them."""
+def configure(fd: int = STDERR, *, shared: bool = False, worker: int | None = None) -> None:
+    """Send events to this descriptor from now on, and what libraries log with them.
+
+    ``shared`` says that other processes write there too, ``worker`` which of them this is.
+    """
     close()
-    _stderr.writer = _writer(fd)
+    _stderr.writer = _writer(fd, shared=shared or worker is not None)
+    _stderr.always = {} if worker is None else {"worker": worker}
     logging.basicConfig(level=logging.WARNING, handlers=[_FromLogging()], force=True)
 
 

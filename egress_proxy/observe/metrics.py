@@ -25,7 +25,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from egress_proxy import __version__
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.reason import Event
 from egress_proxy.core.record import Record
 
@@ -60,6 +60,9 @@ _TUNNEL_BOUNDS: Final = (
     *(300_000, 900_000, 3_600_000, 14_400_000, 86_400_000),
 )
 
+#: Seconds of each half of the time whose worst lag is told: two scrapes at the usual interval.
+_HALF: Final = 30.0
+
 # Plain strings: looking a member up in its Enum is a Python call in 3.11.
 _DENIED: Final = Event.DENIED.value
 _FAILED: Final = Event.FAILED.value
@@ -75,13 +78,15 @@ class Metrics(Collector):
         self.connections_active = 0
         """Client connections that are open."""
         self.tunnels_active = 0
-        self.origins_idle = 0
         """CONNECT tunnels that are open."""
-        self.loop_lag_seconds = 0.0
-        """How late the event loop ran a timer when last measured."""
+        self.origins_idle = 0
+        """Connections to origins that wait for another request."""
+        self._lag = _Worst()
         self._audit_dropped = audit_dropped
         self.shared_store: Callable[[], tuple[bool, int]] | None = None
         """Says on a scrape whether the store that replicas share answers, and how often it was lost or not reached."""
+        self.workers: WorkersCount | None = None
+        """The workers, where this process is the one that looks after them."""
         # Keys are values of a record (method, event, reason; policy, reason), made labels on a
         # scrape. All of them come from closed sets or from the configuration.
         self._requests: dict[tuple[str, str, str | None], int] = {}
@@ -103,10 +108,11 @@ class Metrics(Collector):
         self._loaded_at = 0.0
         self._reloads = 0
         self._failed_reloads = 0
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
+        self.registry = CollectorRegistry()
+        """All of this process, what it uses of the system included. May be collected in another thread."""
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
 
     def finished(self, record: Record) -> None:
         """Count a request by the record with which it ended."""
@@ -144,6 +150,10 @@ class Metrics(Collector):
         """Count a tenant that has used most of what a policy's limit grants it for a while."""
         self._limits_near[kind, policy] += 1
 
+    def loop_lagged(self, seconds: float, now: float) -> None:
+        """Note how late the event loop has run a timer (now: seconds on a monotonic clock)."""
+        self._lag.note(seconds, now)
+
     def policy_loaded(self, generation: int, digest: str, rules: int, now: float) -> None:
         """Note the policy now in force (now: seconds since the epoch). The first is no reload."""
         self._reloads += self._digest is not None
@@ -162,7 +172,7 @@ class Metrics(Collector):
         Another thread may call it while requests run. With 10,000 tunnels it takes tens of
         milliseconds, nearly all of them in the kernel, where open descriptors are counted.
         """
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: it is asked for at registration, when there is no use for it."""
@@ -286,9 +296,20 @@ class Metrics(Collector):
         )
         yield _gauge(
             "event_loop_lag_seconds",
-            "How late the event loop ran a timer when last measured.",
-            self.loop_lag_seconds,
+            "How late the event loop ran a timer, at worst in the last minute.",
+            self._lag.worst,
         )
+        if self.workers is not None:
+            yield _gauge("workers", "Worker processes as configured.", self.workers.wanted)
+            yield _gauge(
+                "workers_serving", "Worker processes that take connections.", self.workers.serving
+            )
+            yield _counter(
+                "worker_ends_total",
+                "Times that a worker process ended without having been asked to.",
+                (),
+                (((), self.workers.ended),),
+            )
         yield InfoMetricFamily(
             "egress_proxy_build",
             "What is running.",
@@ -298,6 +319,41 @@ class Metrics(Collector):
                 "uvloop": version("uvloop"),
             },
         )
+
+
+class WorkersCount:
+    """How many worker processes there should be, how many take connections, and how often one has ended unasked."""
+
+    __slots__ = ("ended", "serving", "wanted")
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self.serving = 0
+        self.ended = 0
+
+
+class _Worst:
+    """The largest of what was noted in the last minute, and at least in its latter half.
+
+    The last value alone would tell nobody anything: a scrape sees one in a hundred of them.
+    """
+
+    __slots__ = ("_before", "_latest", "_until")
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._before = 0.0
+        self._latest = 0.0
+
+    @property
+    def worst(self) -> float:
+        return max(self._before, self._latest)
+
+    def note(self, value: float, now: float) -> None:
+        if now >= self._until:
+            self._before, self._latest = self._latest, 0.0
+            self._until = now + _HALF
+        self._latest = max(self._latest, value)
 
 
 class _Histogram:

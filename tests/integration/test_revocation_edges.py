@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from egress_proxy.config.model import OnRevoke
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import parse_authority
 from egress_proxy.net import revocation

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.names import parse_authority
 from egress_proxy.core.record import Record
 from egress_proxy.net import plain

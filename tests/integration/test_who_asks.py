@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from egress_proxy.config.model import Credentials as CredentialsSettings
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.http1 import HeadLimits, parse_request
 from egress_proxy.core.identity import Identity
 from egress_proxy.identity.credentials import Credentials

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from egress_proxy.config.model import Audit
-from egress_proxy.core import reason as reasons
-from egress_proxy.core.reason import Event
+from egress_proxy.core import reasons
+from egress_proxy.core.reason import Event, Reason
 from egress_proxy.core.record import Record
 from egress_proxy.observe.audit import AuditLog
 from tests.observe.line_pipe import Pipe
@@ -92,7 +92,7 @@ def test_a_line_says_what_the_record_says_in_its_order() -> None:
         (Event.FAILED, reasons.INTERNAL_ERROR, "error"),
     ],
 )
-def test_each_event_has_its_level(event: Event, reason: reasons.Reason | None, level: str) -> None:
+def test_each_event_has_its_level(event: Event, reason: Reason | None, level: str) -> None:
     record = Record()
     record.conclude(event, reason)
     said = line(record)

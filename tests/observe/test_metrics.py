@@ -11,10 +11,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from egress_proxy import __version__
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.reason import Event, Reason
 from egress_proxy.core.record import Record
-from egress_proxy.observe.metrics import CONTENT_TYPE, METHODS, Metrics
+from egress_proxy.observe.metrics import CONTENT_TYPE, METHODS, Metrics, WorkersCount
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -44,6 +44,9 @@ LABELS = {
     "egress_proxy_last_reload_success_timestamp_seconds": set(),
     "egress_proxy_audit_lines_dropped_total": set(),
     "egress_proxy_event_loop_lag_seconds": set(),
+    "egress_proxy_workers": set(),
+    "egress_proxy_workers_serving": set(),
+    "egress_proxy_worker_ends_total": set(),
     "egress_proxy_build_info": {"version", "python", "uvloop"},
 }
 
@@ -94,6 +97,7 @@ def busy(metrics: Metrics) -> Metrics:
     metrics.limit_exceeded("request_rate", "everyone")
     metrics.limit_near("byte_budget", "everyone")
     metrics.shared_store = lambda: (True, 2)
+    metrics.workers = WorkersCount(2)
     metrics.policy_loaded(1, "abc", 3, 1000.0)
     return metrics
 
@@ -283,7 +287,7 @@ def test_the_rest_is_told_as_it_is() -> None:
     metrics = Metrics(lambda: 42)
     metrics.connections_active += 2
     metrics.tunnels_active += 1
-    metrics.loop_lag_seconds = 0.25
+    metrics.loop_lagged(0.25, 100.0)
     metrics.dns_failed("timeout")
     metrics.dns_failed("timeout")
     found = scraped(metrics)
@@ -294,6 +298,22 @@ def test_the_rest_is_told_as_it_is() -> None:
     assert found["dns_failures_total{kind=timeout}"] == 2
     (build,) = [name for name in found if name.startswith("build_info")]
     assert f"version={__version__}" in build
+
+
+def test_the_lag_is_the_worst_of_the_last_minute(metrics: Metrics) -> None:
+    def lag() -> float:
+        return scraped(metrics)["event_loop_lag_seconds"]
+
+    metrics.loop_lagged(0.3, 1000.0)
+    metrics.loop_lagged(0.1, 1000.1)
+    assert lag() == 0.3
+    # However often it is scraped: two scrapers must not hide it from each other.
+    assert lag() == 0.3
+    metrics.loop_lagged(0.1, 1029.0)
+    metrics.loop_lagged(0.05, 1031.0)
+    assert lag() == 0.3
+    metrics.loop_lagged(0.02, 1062.0)
+    assert lag() == 0.05
 
 
 def test_clients_cannot_make_series(metrics: Metrics) -> None:
