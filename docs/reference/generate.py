@@ -1,4 +1,4 @@
-"""Writes docs/reference/errors.md and docs/reference/reasons.md from the table in egress_proxy/core/reason.py.
+"""Writes docs/reference/errors.md and docs/reference/reasons.md from the table in egress_proxy/core/reasons.
 
 Run it with ``python docs/reference/generate.py`` after the table has changed; tests hold them
 equal.
@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from egress_proxy.core.error_table import retry, rows
-from egress_proxy.core.reason import MEANINGS, REASONS, Code, Event, Reason
+from egress_proxy.core.reason import MEANINGS, Code, Event, Reason
+from egress_proxy.core.reasons import REASONS
 
 PAGE = Path(__file__).with_name("reasons.md")
 ERRORS_PAGE = Path(__file__).with_name("errors.md")
@@ -17,7 +18,7 @@ ERRORS_PAGE = Path(__file__).with_name("errors.md")
 _INTRODUCTION = """\
 # Reasons
 
-Generated from `egress_proxy/core/reason.py` by `docs/reference/generate.py`: change the table, not this page.
+Generated from `egress_proxy/core/reasons` by `docs/reference/generate.py`: change the table, not this page.
 
 Whatever the proxy refuses, cannot do or cuts short has one of these reasons. Its name stands in the audit line
 (`reason`), in the metrics (label `reason`), in the body of the answer and in `Proxy-Status`. *Status* and *code* are
@@ -58,7 +59,7 @@ def _entry(row: Reason) -> str:
 _ERRORS = """\
 # Errors
 
-Generated from `egress_proxy/core/reason.py` by `docs/reference/generate.py`: change the table, not this page.
+Generated from `egress_proxy/core/reasons` by `docs/reference/generate.py`: change the table, not this page.
 `egress-proxy errors` prints the same, `egress-proxy errors REASON` explains one, and `--format json` is for programs.
 
 Every refusal has one of ten codes, in `X-Egress-Error` and in its body, and a reason that says which case of it this

@@ -7,15 +7,20 @@ form to write instead.
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, TypeVar
 from urllib.parse import quote
 
-from egress_proxy.config.errors import Code, Report, quoted
+from egress_proxy.config import methods as methods_in_use
+from egress_proxy.config.errors import Code, Report, elsewhere, quoted
 from egress_proxy.config.nodes import text
 from egress_proxy.config.values import ListOf
-from egress_proxy.config.yaml_source import Node, place_of
+from egress_proxy.config.yaml_source import Node, Sequence, place_of
 from egress_proxy.core.conditions import Conditions
 from egress_proxy.core.paths import PathPattern, Unclear, normal_path, path_pattern
+from egress_proxy.core.policy import Place
+
+T = TypeVar("T")
 
 #: Methods, and paths, of one rule. A request is compared with each.
 MAX_CONDITIONS: Final = 100
@@ -55,6 +60,11 @@ def method(node: Node, name: str, report: Report) -> str | None:
     elif found == "*":
         what, instead = "every method is what a rule without `methods` means", "remove `methods`"
     elif METHOD.fullmatch(found):
+        if not methods_in_use.is_known(found):
+            what = f"{quoted(found)} is no registered method (RFC 9110 §16.1)"
+            close = None if report.warned_enough else methods_in_use.nearest(found)
+            instead = f"did you mean {close}?" if close else "see that servers know it"
+            report.warning(Code.UNKNOWN_METHOD, place_of(node, report), what, instead)
         return found
     elif _ANY_CASE.fullmatch(found):
         what, instead = f"{quoted(found)} is not in upper case", f"write {found.upper()}"
@@ -161,5 +171,58 @@ def read_conditions(found: dict[str, Node], report: Report) -> tuple[Conditions 
         patterns = paths(found["paths"], "`paths`", report)
     if named is None or patterns is None:
         return None, False
+    _warn_of_repeated(found.get("methods"), named, report)
+    _warn_of_repeated(found.get("paths"), patterns, report)
+    _warn_of_covered(found.get("paths"), patterns, report)
     # Each once, in the order of the file.
     return Conditions(tuple(dict.fromkeys(named)), tuple(dict.fromkeys(patterns))), True
+
+
+# What is too much -------------------------------------------------------------------------------------------------
+
+#: Paths with a `*` that the others are compared with, and segments by which those without are looked up: what people
+#: write has fewer, and a file may have a hundred paths in each of its rules.
+_MAX_COMPARED: Final = 20
+
+
+def _placed(node: Node | None, values: tuple[T, ...], report: Report) -> Iterator[tuple[T, Place]]:
+    """Each entry of a list that was read without an error, with its place."""
+    if isinstance(node, Sequence):
+        for item, value in zip(node.items, values, strict=False):
+            yield value, place_of(item, report)
+
+
+def _warn_of_repeated(
+    node: Node | None, values: tuple[str, ...] | tuple[PathPattern, ...], report: Report
+) -> None:
+    if len({*values}) == len(values):
+        return
+    first: dict[object, Place] = {}
+    for value, place in _placed(node, values, report):
+        if value in first:
+            there = first[value]
+            where = "" if there.line == place.line else f", first on {elsewhere(there, place)}"
+            what = f"{quoted(str(value))} stands twice in one rule{where}"
+            report.warning(Code.WITHOUT_EFFECT, place, what, "remove one of them")
+        first.setdefault(value, place)
+
+
+def _warn_of_covered(node: Node | None, patterns: tuple[PathPattern, ...], report: Report) -> None:
+    """Warn of paths that another one of the same rule stands for as well."""
+    if len(patterns) < 2:
+        return
+    wild = [each for each in patterns if None in each.segments][:_MAX_COMPARED]
+    prefixes = {each.segments: each for each in patterns if each.below}
+    for pattern, place in _placed(node, patterns, report):
+        near = [
+            prefixes[start]
+            for length in range(min(len(pattern.segments), _MAX_COMPARED) + 1)
+            if (start := pattern.segments[:length]) in prefixes
+        ]
+        for other in (*near, *wild):
+            if other != pattern and other.covers(pattern):
+                what = (
+                    f"{quoted(pattern.text)} adds nothing to {quoted(other.text)} of the same rule"
+                )
+                report.warning(Code.WITHOUT_EFFECT, place, what, "remove it")
+                break

@@ -63,6 +63,7 @@ class Code(StrEnum):
     SPECIAL_NETWORK = "special-network"
     TUNNEL_OPEN = "tunnel-open"
     ONE_SEGMENT = "one-segment"
+    UNKNOWN_METHOD = "unknown-method"
     TLS_OFF = "tls-off"
     TLS_MISSING = "tls-missing"
     RISKY_PORT = "risky-port"
@@ -163,6 +164,11 @@ class Report:
     def full(self) -> bool:
         """Whether further errors are only counted, so that no work need go into their words."""
         return len(self._kept[Severity.ERROR]) >= MAX_PROBLEMS
+
+    @property
+    def warned_enough(self) -> bool:
+        """The same of warnings."""
+        return len(self._kept[Severity.WARNING]) >= MAX_PROBLEMS
 
     def error(self, code: Code, place: Place, what: str, instead: str) -> None:
         self._add(Problem(code, place, _short(what), _short(instead)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,7 +12,7 @@ from egress_proxy.config.errors import Code, Report, quoted
 from egress_proxy.config.nodes import fields, in_quotes, scalar, text, wrong_kind
 from egress_proxy.config.subjects import USER, USER_FORM
 from egress_proxy.config.values import NAME, NAME_FORM, Integer, Reader, Size
-from egress_proxy.config.yaml_source import Mapping, Node, place_of
+from egress_proxy.config.yaml_source import Mapping, Node, Scalar, place_of
 from egress_proxy.core.limits import Limits
 
 #: Users of ``credentials.tenants``: as many as there can be in the users file.
@@ -83,9 +84,10 @@ def bytes_per_day(node: Node, name: str, report: Report) -> dict[str, int] | Non
     return {key: value for key, value in found.items() if value is not None}
 
 
+_SLOWEST: Final = 0.001
 #: Keys of ``limits``.
 LIMIT_KEYS: Final[dict[str, Reader]] = {
-    "requests_per_second": Number(0.001, 1_000_000),
+    "requests_per_second": Number(_SLOWEST, 1_000_000),
     "burst": Integer(1, 1_000_000),
     "tunnels": Integer(1, 1_000_000),
     "requests_per_day": Integer(1, 1_000_000_000_000),
@@ -101,7 +103,7 @@ BY_THE_DAY: Final = ("requests_per_day", "bytes_per_day")
 
 def read_limits(node: Node, report: Report) -> Limits | None:
     """Read ``limits`` of a policy. What is broken is reported and left out."""
-    found = fields(node, "`limits`", report, (*LIMIT_KEYS,), {}, _EXAMPLE)
+    found = fields(node, "`limits`", report, (*LIMIT_KEYS,), {}, _EXAMPLE, _key_for)
     if not found:
         return None
     values: dict[str, Any] = {
@@ -116,6 +118,45 @@ def read_limits(node: Node, report: Report) -> Limits | None:
         bytes_per_day=sizes.get("both"),
         **values,
     )
+
+
+#: Rates by other proxies' names, and how many seconds theirs is for.
+_RATES: Final = {
+    "rps": 1,
+    "rate": 1,
+    "requests_per_sec": 1,
+    "requests_per_minute": 60,
+    "requests_per_min": 60,
+    "rpm": 60,
+    "requests_per_hour": 3600,
+}
+#: Sizes by other names, and ours for the same.
+_SIZES: Final = {
+    "bytes_per_second": "bandwidth",
+    "bytes_per_sec": "bandwidth",
+    "bps": "bandwidth",
+    "bytes_up_per_day": "bytes_per_day: {up: …}",
+    "bytes_down_per_day": "bytes_per_day: {down: …}",
+}
+
+
+def _key_for(key: str, value: Node) -> str | None:
+    """What to write instead of a key that other proxies have, with the value that means the same."""
+    key = key.lower().replace("-", "_")
+    if key in _SIZES:
+        return f"write `{_SIZES[key]}`"
+    seconds = _RATES.get(key)
+    if seconds is None:
+        return None
+    number = value.text if isinstance(value, Scalar) else ""
+    if not _NUMBER.fullmatch(number) or float(number) / seconds < _SLOWEST:
+        return "write `requests_per_second`, which may have a fraction"
+    rate = f"{float(number) / seconds:.6f}".rstrip("0").rstrip(".")
+    advice = f"write `requests_per_second: {rate}`"
+    if seconds > 1:
+        # Somebody who counts by the minute wants all of a minute's at once.
+        advice += f", and `burst: {math.ceil(float(number))}` to let as many come at once"
+    return advice
 
 
 def _check_together(found: dict[str, Node], values: dict[str, Any], report: Report) -> None:

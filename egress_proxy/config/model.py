@@ -12,6 +12,7 @@ from enum import StrEnum
 from egress_proxy.config.sources import Sources
 from egress_proxy.core.challenge import Asks
 from egress_proxy.core.contract import ContractHeaders
+from egress_proxy.core.demands import Terms
 from egress_proxy.core.hops import ForwardedFor
 from egress_proxy.core.names import Authority
 from egress_proxy.core.networks import IPNetwork
@@ -152,7 +153,7 @@ class Limits:
     """Client connections at once; over it they are answered 503. Each may need two descriptors and
     two more for a pipe."""
     connections_per_client: int = 2000
-    """Of these, from one address; over it that client is answered 503, and the others have room."""
+    """Of these, from one client (of IPv6, one /64); over it that client is answered 503, and the others have room."""
     tunnels: int = 10_000
     """Tunnels open at once; over it CONNECT is answered 503."""
     heads: int = 2000
@@ -321,6 +322,12 @@ class Config:
         named = any(each.tenant or each.trust_tenant_header for each in self.policy.policies)
         users = self.credentials is not None and bool(self.credentials.tenants)
         object.__setattr__(self, "names_tenants", named or users)
+
+    @property
+    def terms(self) -> Terms:
+        """What it asks of requests that rules let through, beside what policies say."""
+        tenants = {} if self.credentials is None else self.credentials.tenants
+        return Terms(self.contract_headers, tenants)
 
     @property
     def asks(self) -> Asks:

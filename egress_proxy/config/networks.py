@@ -16,12 +16,19 @@ from egress_proxy.core.embedding import (
 from egress_proxy.core.networks import IPNetwork
 from egress_proxy.core.special_use import has_room_for_nat64, special_around
 
+#: Prefix lengths below which nobody has a network: more than a registry ever gives to one.
+_WIDE: Final = {4: 8, 6: 16}
 _LENGTHS: Final = ", ".join(map(str, NAT64_PREFIX_LENGTHS))
 
 
 def internal_network(node: Node, name: str, report: Report) -> IPNetwork | None:
     """Read a network of one's own. It may be public: that is why it has to be named."""
     found = network(node, name, report)
+    if found is not None and found.prefixlen < _WIDE[found.version]:
+        what = f"`{found}` makes much of the internet internal, so names that lead there need `allow_private`"
+        instead = "write your own networks alone"
+        report.warning(Code.WIDE_RULE, place_of(node, report), what, instead)
+        return found
     special = None if found is None else special_around(found)
     # Documentation's networks stand for others.
     if special is not None and special.kind != "documentation":

@@ -61,6 +61,13 @@ def kind_of(node: Node) -> str:
     return "a text"
 
 
+def value_of(node: Node | None, key: str) -> Node | None:
+    """A mapping's value for a key; None where it has none."""
+    if isinstance(node, Mapping):
+        return next((value for found, value in node.entries if found.text == key), None)
+    return None
+
+
 # Nodes ------------------------------------------------------------------------------------------------------------
 
 
@@ -153,9 +160,11 @@ def fields(
     known: tuple[str, ...],
     not_yet: dict[str, str],
     example: str,
+    advise: Callable[[str, Node], str | None] | None = None,
 ) -> dict[str, Node]:
     """The entries of a mapping: known keys alone, each once, each with a value.
 
+    ``advise`` knows what to write instead of some keys that there are not, with their values.
     ``not_yet`` names keys that the format has and this version does not, with what to write instead. To accept and
     ignore them would open what they were meant to close.
     """
@@ -194,7 +203,9 @@ def fields(
                 not_yet[key.text],
             )
         elif key.text not in known:
-            instead = "" if report.full else _suggest(key.text, known)
+            instead = ""
+            if not report.full:
+                instead = (advise and advise(key.text, value)) or _suggest(key.text, known)
             report.error(
                 Code.UNKNOWN_KEY, place, f"{quoted(key.text)} is not a key of {name}", instead
             )

@@ -8,9 +8,9 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any, Final
 
-from egress_proxy.config.errors import Code, ConfigError, Report, quoted, told
+from egress_proxy.config.errors import MAX_PATH, Code, ConfigError, Report, quoted, told
 from egress_proxy.config.model import OnStoreFailure, SharedState
-from egress_proxy.config.nodes import fields, text
+from egress_proxy.config.nodes import fields, text, value_of
 from egress_proxy.config.sources import Sources
 from egress_proxy.config.values import Choice, Duration, Reader, relative_path
 from egress_proxy.config.yaml_source import Mapping, Node, place_of
@@ -59,6 +59,10 @@ def store_url(node: Node, name: str, report: Report) -> SharedState | None:
     if found.lower().startswith("valkey"):
         scheme = "rediss" if found.lower().startswith("valkeys") else "redis"
         refuse("has a scheme of Valkey's", f"write {scheme}://, which Valkey speaks as well")
+        return None
+    if found == "memory" or found.lower().startswith("sqlite:"):
+        alone = "sqlite:///PATH" if shown == "" or len(found) > MAX_PATH else found
+        refuse("names no store that replicas share", f"write `state: {quoted(alone, MAX_PATH)[1:]}")
         return None
     match = _URL.fullmatch(found)
     if match is None:
@@ -135,19 +139,28 @@ def store(node: Node, name: str, report: Report) -> SharedState | None:
     return found
 
 
-def with_secrets(found: SharedState, place: Place, report: Report, sources: Sources) -> SharedState:
-    """The store's settings with what its files say. No message shows what the password's holds."""
+def with_secrets(
+    found: SharedState, node: Node, place: Place, report: Report, sources: Sources
+) -> SharedState:
+    """The store's settings with what its files say. No message shows what the password's holds.
+
+    ``node`` is the value of ``state``, which stands at ``place``.
+    """
     if found.user and not found.password_file and not report.failed:
         # As a text alone, `state` has no other place to say it.
         what = "the URL of `state` has a user, and no password"
         instead = "write `state: {url: …, password_file: …}`"
         report.error(Code.MISSING_KEY, place, what, instead)
     if found.password_file:
-        data = _read(found.password_file, place, report, sources, secret=True)
+        named = value_of(node, "password_file")
+        where = place if named is None else place_of(named, report)
+        data = _read(found.password_file, where, report, sources, secret=True)
         if data is not None:
             found = replace(found, password=_password(data, report.beside(found.password_file)))
     if found.ca_file:
-        data = _read(found.ca_file, place, report, sources, secret=False)
+        named = value_of(node, "ca_file")
+        where = place if named is None else place_of(named, report)
+        data = _read(found.ca_file, where, report, sources, secret=False)
         if data is not None:
             found = replace(found, ca=_certificates(data, report.beside(found.ca_file)))
     return found

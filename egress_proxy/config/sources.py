@@ -131,6 +131,9 @@ def _is_yaml(path: str) -> bool:
 
 
 def _read(path: str, at_most: int) -> bytes:
+    if not path:
+        # `Path` takes it for the current directory. In a shell, a variable was empty.
+        raise file_error("(no name)", "the name of the file is empty", "name an existing one")
     try:
         # Looked at before it is opened: to open a named pipe or a device may wait for ever.
         kind = Path(path).stat().st_mode

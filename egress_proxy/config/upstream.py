@@ -110,9 +110,19 @@ def no_proxy_entry(node: Node, name: str, report: Report) -> HostPattern | IPNet
         text(node, name, report, _NO_PROXY_FORM)
         return None
     found = node.text
-    if _NETWORK.fullmatch(found) or _is_address(found):
-        return network(node, name, report)
     place = place_of(node, report)
+    if _NETWORK.fullmatch(found) or _is_address(found):
+        read = network(node, name, report)
+        if read is not None and read.prefixlen == 0:
+            what = f"`{read}` of `no_proxy` stands for every address of its kind, so none goes through the parent"
+            report.warning(
+                Code.WIDE_RULE, place, what, "write the networks that are reached directly"
+            )
+        return read
+    if found == "*":
+        what = "`*` of `no_proxy` stands for every host, so none goes through the parent"
+        instead = "write the hosts that are reached directly, or remove `upstream`"
+        report.warning(Code.WIDE_RULE, place, what, instead)
     if found.startswith("@"):
         what = f"{quoted(found)} is a set, and `no_proxy` lists hosts and networks"
         report.error(Code.BAD_HOST, place, what, "write the hosts of the set here too")

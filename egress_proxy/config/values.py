@@ -17,6 +17,7 @@ from typing import Any, Final
 from egress_proxy.config.errors import Code, Report, quoted
 from egress_proxy.config.model import SocketAddress
 from egress_proxy.config.nodes import items, scalar, text
+from egress_proxy.config.units import meant_duration, meant_size
 from egress_proxy.config.yaml_source import Node, place_of
 
 Reader = Callable[[Node, str, Report], Any]
@@ -25,6 +26,8 @@ Reader = Callable[[Node, str, Report], Any]
 
 _INTEGER: Final = re.compile(r"0|[1-9][0-9]*")
 NUMBER_AND_UNIT: Final = re.compile(r"(0|[1-9][0-9]{0,11})([A-Za-z]+)")
+#: A number that nothing here is as large as.
+_TOO_LONG: Final = re.compile(r"[1-9][0-9]{12,}([A-Za-z]{1,3})")
 DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 SIZE_UNITS: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -74,7 +77,8 @@ class Duration:
     high: str
 
     def __call__(self, node: Node, name: str, report: Report) -> float | None:
-        return _with_unit(node, name, report, DURATION_UNITS, (self.low, self.high), "s")
+        bounds = self.low, self.high
+        return _with_unit(node, name, report, DURATION_UNITS, bounds, "s", meant_duration)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,8 @@ class Size:
     high: str
 
     def __call__(self, node: Node, name: str, report: Report) -> int | None:
-        size = _with_unit(node, name, report, SIZE_UNITS, (self.low, self.high), "KiB")
+        bounds = self.low, self.high
+        size = _with_unit(node, name, report, SIZE_UNITS, bounds, "KiB", meant_size)
         return None if size is None else int(size)
 
 
@@ -96,6 +101,7 @@ def _with_unit(
     units: dict[str, Any],
     bounds: tuple[str, str],
     likely: str,
+    meant: Callable[[str], str | None],
 ) -> float | None:
     low, high = bounds
     instead = f"write one from {low} to {high}, with a unit ({', '.join(units)})"
@@ -113,7 +119,17 @@ def _with_unit(
         return None
     value = parse_with_unit(found.text, units)
     if value is None:
-        what = f"{name} is not a number with a unit: {quoted(found.text)}"
+        what = f"{name} is not a whole number with one of our units: {quoted(found.text)}"
+        probably = meant(found.text)
+        likely_value = None if probably is None else parse_with_unit(probably, units)
+        too_long = _TOO_LONG.fullmatch(found.text)
+        if (too_long is not None and too_long[1] in units) or (
+            likely_value is not None and not bounds_hold(likely_value, units, bounds)
+        ):
+            what = f"{name} is out of range: {quoted(found.text)}"
+        elif likely_value is not None:
+            shown = f" ({likely_value:,.0f} bytes)" if units is SIZE_UNITS else ""
+            instead = f"write {probably}{shown}; units are {', '.join(units)}"
         report.error(Code.BAD_VALUE, place_of(node, report), what, instead)
         return None
     if not bounds_hold(value, units, bounds):

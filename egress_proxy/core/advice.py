@@ -9,14 +9,14 @@ from typing import Final
 
 import msgspec
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.addresses import vet
 from egress_proxy.core.conditions import Asked, Conditions, see
 from egress_proxy.core.decide import Decision, decide
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import Authority, plain_address
 from egress_proxy.core.networks import IPNetwork
-from egress_proxy.core.paths import Unclear, path_pattern
+from egress_proxy.core.paths import PathPattern, Unclear, path_pattern
 from egress_proxy.core.policy import (
     Action,
     CompiledPolicy,
@@ -27,7 +27,7 @@ from egress_proxy.core.policy import (
     Subject,
 )
 from egress_proxy.core.reason import Reason
-from egress_proxy.core.special_use import Surroundings, special_use
+from egress_proxy.core.special_use import Surroundings, special_around, special_use
 
 
 def addition(
@@ -37,8 +37,8 @@ def addition(
     addresses: tuple[str, ...],
     decision: Decision,
     asked: Asked | None = None,
-) -> str | None:
-    """The smallest policy that lifts the denial, or None if no further rule can."""
+) -> tuple[str, str | None] | None:
+    """The smallest policy that lifts the denial, and what to know about it; or None if no further rule can."""
     if decision.denial is reasons.DENY_RULE or decision.denial is reasons.APPROVAL_REQUIRED:
         return None
     if why_no_condition(decision, asked) is not None:
@@ -56,7 +56,8 @@ def addition(
         head = f"  - name: {yaml_text(name)}\n    subjects: [{{{key}: {yaml_text(value)}}}]"
     else:
         head = f"  - name: {yaml_text(home.name)}  # the policy at {home.place}"
-    return f"policies:\n{head}\n    allow:\n      - {yaml_rule(rule)}\n"
+    text = f"policies:\n{head}\n    allow:\n      - {yaml_rule(rule)}\n"
+    return text, beside(decision, rule, asked, addresses_known=bool(addresses))
 
 
 def is_guarded(text: str, surroundings: Surroundings) -> bool:
@@ -83,8 +84,12 @@ def opens(
     return bool(vet(addresses, destination.port, grant).passed)
 
 
-#: Denials that a rule with other conditions lifts.
-_BY_CONDITIONS: Final = (reasons.METHOD_NOT_ALLOWED, reasons.PATH_NOT_ALLOWED)
+#: Denials of a plain request that a rule with other conditions, or with the same ones on another port, lifts.
+_BY_CONDITIONS: Final = (
+    reasons.METHOD_NOT_ALLOWED,
+    reasons.PATH_NOT_ALLOWED,
+    reasons.PORT_NOT_ALLOWED,
+)
 #: Characters of a path that a configuration takes.
 _MAX_PATH: Final = 2048
 
@@ -94,9 +99,12 @@ def why_no_condition(decision: Decision, asked: Asked | None) -> str | None:
     if decision.denial not in _BY_CONDITIONS or decision.match is None:
         return None
     seen, conditions = see(asked), decision.match.rule.conditions
-    assert seen is not None  # noqa: S101 - tunnels have a reason of their own
-    assert conditions is not None  # noqa: S101 - else it would fit
-    if decision.match.rule.action is Action.ASK and conditions.fit(seen).may_be_meant:
+    if seen is None or conditions is None:
+        return None
+    asks_here = (
+        decision.denial is not reasons.PORT_NOT_ALLOWED and decision.match.rule.action is Action.ASK
+    )
+    if asks_here and conditions.fit(seen).may_be_meant:
         return "some servers would take it for what a rule asks a human about"
     if conditions.methods and seen.method != seen.folded_method:
         return "its method is not in upper case"
@@ -114,15 +122,18 @@ def why_no_condition(decision: Decision, asked: Asked | None) -> str | None:
 
 def _conditions(decision: Decision, asked: Asked | None) -> Conditions | None:
     """What the smallest rule asks for: the same kinds of things as the rule that nearly let it through."""
-    if decision.denial not in _BY_CONDITIONS or decision.match is None:
+    seen = see(asked)
+    near = None if decision.match is None else decision.match.rule.conditions
+    if seen is None or near is None:
         return None
-    seen, near = see(asked), decision.match.rule.conditions
-    if seen is None or near is None or isinstance(seen.path, Unclear):
-        return None if seen is None else Conditions((seen.method,))
-    return Conditions(
-        (seen.method,) if near.methods else (),
-        (path_pattern(seen.path.decode("ascii")),) if near.paths else (),
-    )
+    paths: tuple[PathPattern, ...] = ()
+    if near.paths and decision.denial is None and seen.segments is not None:
+        # Its address alone is in the way, so that one of the paths there is its own.
+        segments = seen.segments
+        paths = tuple(found for found in near.paths if found.matches(segments))[:1]
+    elif near.paths and not isinstance(seen.path, Unclear):
+        paths = (path_pattern(seen.path.decode("ascii")),)
+    return Conditions((seen.method,) if near.methods else (), paths)
 
 
 def smallest_rule(
@@ -130,23 +141,64 @@ def smallest_rule(
     addresses: tuple[str, ...],
     decision: Decision,
     asked: Asked | None = None,
+    *,
+    reachable: bool = False,
 ) -> Rule:
     """This host or address alone, on this port alone, with no private address but its own.
 
+    Where its addresses are not known, it opens what the rule that nearly let it through opens, for the host lives
+    there: not so where it is known to be ``reachable`` without, and never what is guarded.
     What was asked is one that :func:`why_no_condition` has nothing to say about.
     """
     port = destination.port
     place = Place("", 0, 0)
     conditions = _conditions(decision, asked)
+    near = None if decision.match is None else decision.match.rule
     if destination.host.address is not None:
         network = ip_network(destination.host.address)
         return Rule(Action.ALLOW, network, place, ((port, port),), conditions=conditions)
     networks: tuple[IPNetwork, ...] = ()
+    if not addresses:
+        if near is not None and decision.parent is None and not reachable:
+            networks = tuple(
+                network
+                for network in near.allow_private
+                if not _guards(network, decision.grant.surroundings)
+            )
     # One address that can be dialled is enough.
-    if not vet(addresses, port, replace(decision.grant, closed=None, audit=False)).passed:
+    elif not vet(addresses, port, replace(decision.grant, closed=None, audit=False)).passed:
         networks = tuple(ip_network(plain_address(ip_address(text))) for text in addresses)
     pattern = HostPattern(destination.host.text, wildcard=False)
     return Rule(Action.ALLOW, pattern, place, ((port, port),), networks, conditions=conditions)
+
+
+def _guards(network: IPNetwork, surroundings: Surroundings) -> bool:
+    """Whether a network lies within one of those that no rule is suggested for."""
+    special = special_around(network, surroundings)
+    return special is not None and special.guarded
+
+
+def beside(
+    decision: Decision, rule: Rule, asked: Asked | None = None, *, addresses_known: bool = False
+) -> str | None:
+    """What a person must know about a suggested rule whose neighbour says more than it; None where it says no more."""
+    near = None if decision.match is None else decision.match.rule
+    if near is None:
+        return None
+    if near.conditions is not None and rule.conditions is None and asked is None:
+        return (
+            f"No rule is for tunnels alone: the one to add lets plain HTTP requests of every method and path through "
+            f"as well, to `{rule.target}` on port {rule.ports[0][0]}, where `{near}` at {near.place} names some."
+        )
+    if addresses_known or rule.allow_private or decision.parent is not None:
+        return None
+    guarded = [each for each in near.allow_private if _guards(each, decision.grant.surroundings)]
+    if guarded:
+        return (
+            f"`{near}` at {near.place} opens {guarded[0]}, which no suggestion does: add it to the `allow_private` of "
+            "the rule where that is meant."
+        )
+    return None
 
 
 def home_of(policy: CompiledPolicy, identity: Identity, decision: Decision) -> Policy | None:

@@ -13,7 +13,8 @@ from typing import Final
 
 import msgspec
 
-from egress_proxy.core.reason import REASONS, Reason
+from egress_proxy.core.reason import Reason
+from egress_proxy.core.reasons import REASONS
 
 #: The page that explains every reason, in this project's repository.
 REASONS_PAGE: Final = "docs/reference/reasons.md"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.errors import BodyError
 from egress_proxy.core.fields import QUOTED, TOKEN, parse_trailer
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.conditions import Asked, Fit, see
 from egress_proxy.core.decide import Decision, remember
 from egress_proxy.core.identity import Identity

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.addresses import Grant, Vetting, vet
 from egress_proxy.core.conditions import Asked, Fit, Seen, see, to_forward
 from egress_proxy.core.fields import OVERRIDING_FIELDS

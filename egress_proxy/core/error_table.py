@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
 from egress_proxy.core.answer import REASONS_PAGE
-from egress_proxy.core.reason import MEANINGS, REASONS, Code, Reason
+from egress_proxy.core.reason import MEANINGS, Code, Reason
+from egress_proxy.core.reasons import REASONS
 
 #: Their answers work out `Retry-After` from what the tenant has used; the table's seconds are for when they cannot.
 _WORKED_OUT: Final = (Code.RATE_LIMIT_EXCEEDED, Code.BUDGET_EXCEEDED)
@@ -30,9 +32,18 @@ class Row(msgspec.Struct, frozen=True):
     docs: str
 
 
+def names() -> Iterator[str]:
+    """Every reason and every code."""
+    for row in REASONS.values():
+        yield from (row.name, row.code)
+
+
 def rows(name: str | None = None) -> tuple[Row, ...]:
-    """All rows, by code; or those of one code, or the one of a reason. None are of a name that is neither."""
-    found = [row for row in REASONS.values() if name in (None, row.name, row.code)]
+    """All rows, by code; or those of one code, or the one of a reason, in any case. None are of another name."""
+    wanted = None if name is None else name.lower()
+    found = [
+        row for row in REASONS.values() if wanted in (None, row.name.lower(), row.code.lower())
+    ]
     order = tuple(Code)
     return tuple(_row(each) for each in sorted(found, key=lambda row: order.index(row.code)))
 

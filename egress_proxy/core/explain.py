@@ -13,12 +13,13 @@ from typing import Final
 
 import msgspec
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.addresses import vet
 from egress_proxy.core.advice import addition, hint
 from egress_proxy.core.challenge import Asks, challenge
 from egress_proxy.core.conditions import Asked, Conditions, Fit, Seen, see
 from egress_proxy.core.decide import Decision, decide, judged_addresses, vet_addresses
+from egress_proxy.core.demands import Needs, Terms, needs
 from egress_proxy.core.errors import HostError
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import (
@@ -42,6 +43,7 @@ from egress_proxy.core.reason import Event
 from egress_proxy.core.special_use import special_use
 from egress_proxy.core.upstream import DIRECT
 
+NO_TERMS: Final = Terms()
 #: Rules that an explanation shows beside the one that decided.
 MAX_OTHERS: Final = 50
 
@@ -94,6 +96,8 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why it goes through that one, or directly; None where the configuration says nothing about it."""
     addresses_ignored: bool = False
     """Whether addresses were given, or asked for, that are not judged here because a parent proxy resolves the name."""
+    needs: Needs | None = None
+    """Of a request that goes on: the contract headers that it needs, and the limits that it is charged to."""
     others: tuple[OtherRule, ...] = ()
     addresses: tuple[AddressAnswer, ...] = ()
     dns: str | None = None
@@ -101,7 +105,7 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
     add: str | None = None
     """For a denial, the smallest addition to the configuration that would lift it, as YAML."""
     hint: str | None = None
-    """For a denial that no addition lifts, what to do instead."""
+    """For a denial that no addition lifts, what to do instead; for another, what to know about the addition."""
 
 
 def parse_target(text: str) -> Authority:
@@ -116,6 +120,12 @@ def parse_target(text: str) -> Authority:
             raise HostError("the URL is neither http nor https")
         default_port = 80 if scheme.lower() == "http" else 443
         text = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    elif re.search(r"[/?#]", text):
+        raise HostError("a path needs http:// or https:// before the host")
+    if "@" in text:
+        raise HostError("user information (`user:password@`) is no part of it: leave it out")
+    if text.startswith("*"):
+        raise HostError("a pattern stands for many hosts: name one of them")
     if not text.isascii():
         # A client sends A-labels; a person need not know them.
         name, colon, port = text.partition(":")
@@ -175,12 +185,13 @@ def explain(
     addresses: tuple[str, ...] = (),
     asks: Asks = Asks.NOBODY,
     asked: Asked | None = None,
+    terms: Terms = NO_TERMS,
 ) -> Explanation:
     """Explain the decision about a request of a client, which is ``asked``; None is a tunnel.
 
-    ``asks`` says whom the configuration asks for credentials. ``addresses`` are those that the destination's name
-    resolves to, where they are known; an address as destination is its own. The client's address and these are as
-    :func:`parse_address` gives them.
+    ``terms`` are what the configuration asks of it besides; ``asks`` says whom it asks for credentials. ``addresses``
+    are those that the destination's name resolves to, where they are known; an address as destination is its own.
+    The client's address and these are as :func:`parse_address` gives them.
     """
     decision = decide(policy, identity, destination, asked)
     given = addresses
@@ -204,9 +215,13 @@ def explain(
         elif prohibition is not None and outcome is Event.ALLOWED:
             outcome = Event.WOULD_DENY
     match = decision.match
-    add = None
-    if denial is not None and challenged is None:
-        add = addition(policy, identity, destination, addresses, decision, asked)
+    add = advice = None
+    if denial is not None:
+        if challenged is None:
+            found = addition(policy, identity, destination, addresses, decision, asked)
+            add, advice = found or (None, None)
+        if add is None:
+            advice = hint(denial, decision, addresses, asked)
     message = None if denial is None else denial.message
     if message is not None and decision.detail is not None and denial is decision.denial:
         message = f"{message[:-1]}: {decision.detail}."
@@ -227,15 +242,14 @@ def explain(
         tls=decision.tls,
         parent=None if decision.parent is None else str(decision.parent),
         route=_route(policy, destination.host, decision),
+        needs=None if outcome is Event.DENIED else needs(decision, identity, terms, asked),
         addresses_ignored=decision.parent is not None and not {*given} <= {*addresses},
         others=tuple(_others(policy, identity, destination, decision, see(asked))),
         addresses=tuple(
             _judge(policy, identity, destination, text, decision, see(asked)) for text in addresses
         ),
         add=add,
-        hint=None
-        if denial is None or add is not None
-        else hint(denial, decision, addresses, asked),
+        hint=advice,
     )
 
 

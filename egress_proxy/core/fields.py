@@ -10,7 +10,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Final
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.errors import HeadError
 
 #: token (RFC 9110 §5.6.2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.errors import HeadError, HostError
 from egress_proxy.core.fields import (
     TOKEN,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from egress_proxy.core.reason import POLICY_REVOKED, Event, Reason
+from egress_proxy.core.reason import Event, Reason
+from egress_proxy.core.reasons import POLICY_REVOKED
 
 
 class Record(msgspec.Struct, omit_defaults=True):

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.errors import HelloError
 from egress_proxy.core.tls import ClientHello, parse_client_hello
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, TypeVar
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.errors import HeadError
 from egress_proxy.core.fields import FIELD_LINE, Field, Known, bad_field, passing
 

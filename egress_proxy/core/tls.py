@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.errors import HelloError, HostError
 from egress_proxy.core.names import canonical_host
 

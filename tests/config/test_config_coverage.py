@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from egress_proxy.config.errors import Code, Report
 from egress_proxy.config.lint.rules import lint
-from egress_proxy.core import reason
+from egress_proxy.core import reasons
 from egress_proxy.core.addresses import vet
 from egress_proxy.core.conditions import Asked, Conditions
 from egress_proxy.core.decide import Decision, decide
@@ -135,7 +135,7 @@ def outcomes(found: tuple[Policy, ...]) -> list[object]:
 
 
 def outcome(decision: Decision, port: int) -> object:
-    asks = decision.denial is reason.APPROVAL_REQUIRED
+    asks = decision.denial is reasons.APPROVAL_REQUIRED
     if not decision.allowed and not asks:
         return None
     return asks, decision.tls, vet(ADDRESSES, port, decision.grant).prohibited

@@ -64,6 +64,22 @@ def test_a_missing_file(tmp_path: Path) -> None:
     assert without_code(str(caught.value)) == f"{path}: there is no such file; name an existing one"
 
 
+def test_the_empty_name() -> None:
+    """It is no directory, though to `Path` it is the current one."""
+    with pytest.raises(ConfigError) as caught:
+        load("")
+    assert str(caught.value) == (
+        "(no name): the name of the file is empty; name an existing one [unreadable-file]"
+    )
+
+
+@pytest.mark.parametrize("size", ["9999999999999KiB", "1" * 100_000 + "B"])
+def test_a_size_of_very_many_digits(size: str) -> None:
+    (said,) = errors_of(f"limits: {{head_bytes: {size}}}\n{HEAD}      - a.example.com\n")
+    assert "`head_bytes` is out of range: " in said
+    assert len(said) < 300
+
+
 def test_a_directory(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(str(tmp_path))

@@ -62,7 +62,7 @@ def test_every_warning_about_rules_is_shown() -> None:
         *(Code.DUPLICATE_RULE, Code.REDUNDANT_RULE, Code.SHADOWED_RULE, Code.WITHOUT_EFFECT),
         *(Code.WIDE_RULE, Code.PUBLIC_SUFFIX, Code.SHARED_SUFFIX, Code.SPECIAL_NETWORK),
         *(Code.TUNNEL_OPEN, Code.ONE_SEGMENT, Code.TLS_OFF, Code.TLS_MISSING, Code.RISKY_PORT),
-        *(Code.IMPOSSIBLE_HOST, Code.LOOKALIKE_HOST),
+        *(Code.IMPOSSIBLE_HOST, Code.LOOKALIKE_HOST, Code.UNKNOWN_METHOD),
     }
 
 
@@ -201,3 +201,21 @@ def test_the_list_of_suffixes_is_read_when_it_is_needed(monkeypatch: pytest.Monk
     assert of_rule("{host: a.test, ports: [8443]}") == []
     with pytest.raises(AssertionError, match="publicsuffixlist"):
         of_rule('"*.github.com"')
+
+
+def test_many_paths_are_not_compared_each_with_each() -> None:
+    """A hundred paths in each of a thousand rules, some of them deep."""
+    listed = ", ".join(f'"/a{number}{"/*" * (number % 50)}/"' for number in range(100))
+    rules = "\n".join(
+        f"      - {{host: a{number}.example.com, paths: [{listed}]}}" for number in range(100)
+    )
+    said = warnings(f"version: 1\npolicies:\n  - name: everyone\n    allow:\n{rules}\n")
+    assert said == []
+
+
+def test_very_many_methods_that_nobody_knows_are_soon_said() -> None:
+    """What was meant is looked for as long as somebody will read it."""
+    listed = [f"      - {{host: a.test, ports: [{n}], methods: [M{n}]}}\n" for n in range(1, 3000)]
+    said = warnings(f"version: 1\npolicies:\n  - name: p\n    allow:\n{''.join(listed)}")
+    assert len(said) == 1001
+    assert sum("[unknown-method]" in line for line in said) == 1000

@@ -67,8 +67,6 @@ def test_where_translators_are(prefix: str) -> None:
         ("169.254.169.254", "169.254.169.254/32"),
         ("11.0.0.0/8", None),
         ("203.0.113.0/24", None),
-        ("0.0.0.0/0", None),
-        ("10.0.0.0/7", None),
     ],
 )
 def test_what_is_special_anyway(internal: str, special: str | None) -> None:
@@ -81,6 +79,15 @@ def test_what_is_special_anyway(internal: str, special: str | None) -> None:
         ]
     )
     assert warnings(f"{{internal: [{internal}]}}") == said
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "10.0.0.0/7", "::/0", "2000::/3"])
+def test_much_of_the_internet_is_nobody_s_own(network: str) -> None:
+    (said,) = warnings(f"{{internal: ['{network}']}}")
+    assert said == (
+        f"2:23: `{network}` makes much of the internet internal, so names that lead there need `allow_private`; write "
+        "your own networks alone [wide-rule]"
+    )
 
 
 # Rules beside it.

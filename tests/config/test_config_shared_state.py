@@ -152,7 +152,15 @@ def test_what_is_no_store_is_refused(url: str, what: str) -> None:
         ('"redis://user@redis.test"', "has a user, and no password"),
         ('{url: "redis://user@redis.test"}', "has a user, and there is no `password_file`"),
         ('{url: "redis://redis.test", password_file: /nowhere/password}', "there is no such file"),
-        ('{url: "sqlite:///tmp/x"}', "is no URL of a store"),
+        (
+            '{url: "sqlite:///tmp/x"}',
+            "names no store that replicas share; write `state: sqlite:///tmp/x`",
+        ),
+        ("{url: memory}", "names no store that replicas share; write `state: memory`"),
+        (
+            '{url: "sqlite://u@x/y"}',
+            "names no store that replicas share; write `state: sqlite:///PATH`",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(state: str, what: str) -> None:

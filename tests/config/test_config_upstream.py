@@ -332,6 +332,54 @@ def test_no_contradiction() -> None:
     assert len(warnings(DIRECTLY, more=more % X)) == 1
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("methods: [GET]", "methods: [POST, PUT]"),
+        ("paths: [/a/]", "paths: [/b/]"),
+        ("paths: [/a]", "paths: [/a/]"),
+        ("paths: [/a/b]", "paths: [/a]"),
+        ('paths: ["/a/*"]', 'paths: ["/a/*/c"]'),
+        ('paths: ["/*/b/"]', "paths: [/a/c/d]"),
+        ("methods: [GET], paths: [/]", "methods: [PUT], paths: [/]"),
+    ],
+)
+def test_rules_that_no_request_fits_both_of(one: str, other: str) -> None:
+    entries = DIRECTLY.replace("host:", f"{one}, host:"), X.replace("host:", f"{other}, host:")
+    assert warnings(*entries) == []
+    assert warnings(*reversed(entries)) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("methods: [GET, HEAD]", "methods: [HEAD]"),
+        ("paths: [/a/]", "paths: [/a/b]"),
+        ("paths: [/a/b/]", "paths: [/a/]"),
+        ('paths: ["/*/b/"]', "paths: [/a/b/d]"),
+        ("paths: [/x, /y]", 'paths: ["/z", "/*"]'),
+        ("paths: [/]", "methods: [PUT]"),
+        ("ports: [80]", "ports: [80, 8080]"),
+        ("methods: [GET]", "ports: [80]"),
+    ],
+)
+def test_rules_that_some_requests_fit_both_of(one: str, other: str) -> None:
+    entries = DIRECTLY.replace("host:", f"{one}, host:"), X.replace("host:", f"{other}, host:")
+    for found in (warnings(*entries), warnings(*reversed(entries))):
+        (said,) = (each for each in found if "`upstream`" in each)
+        assert "says http://x.example.com:1 [without-effect]" in said
+
+
+def test_what_holds_for_some_requests_alone_is_not_said_to_change_nothing() -> None:
+    some = X.replace("host:", "methods: [GET], host:")
+    there = "the rule on line 6 says http://x.example.com:1 [without-effect]"
+    (said,) = warnings(DIRECTLY, some)
+    assert said == f"5: `upstream` of `a.example.com` does not always hold: {there}"
+    narrow = DIRECTLY.replace("host:", "methods: [GET], host:")
+    (said,) = warnings(narrow, X)
+    assert said == f"5: `upstream` of `a.example.com` changes nothing: {there}"
+
+
 def test_a_rule_that_says_another_way_than_a_wider_one_is_not_redundant() -> None:
     wide = '{host: "*.example.com", upstream: {proxy: "http://x.example.com:1"}}'
     assert warnings(wide, DIRECTLY) == []

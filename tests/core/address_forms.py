@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from egress_proxy.core.addresses import PUBLIC_ONLY, Grant, vet
@@ -20,7 +19,6 @@ from egress_proxy.core.special_use import ANYWHERE, SPECIAL_USE, Surroundings
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
-CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 DATA = Path(__file__).parent / "data"
 
 

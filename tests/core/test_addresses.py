@@ -13,7 +13,6 @@ from egress_proxy.core.addresses import Grant, lifts, vet
 from egress_proxy.core.networks import lies_within
 from egress_proxy.core.special_use import SPECIAL_USE, SpecialUse, special_use
 from tests.core.address_forms import (
-    CALM,
     METADATA,
     PROHIBITED_IPV4,
     PROHIBITED_IPV6,
@@ -22,6 +21,7 @@ from tests.core.address_forms import (
     grant,
     passes,
 )
+from tests.support.calm import CALM
 
 # What a rule may lift.
 

@@ -17,7 +17,6 @@ from egress_proxy.core.embedding import (
 )
 from egress_proxy.core.special_use import special_use
 from tests.core.address_forms import (
-    CALM,
     PROHIBITED_IPV4,
     PUBLIC,
     embedded,
@@ -26,6 +25,7 @@ from tests.core.address_forms import (
     passes,
     surroundings,
 )
+from tests.support.calm import CALM
 
 #: RFC 6052 §2.4, its table: 192.0.2.33 behind a prefix of each length.
 RFC_6052 = {

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from egress_proxy.core.special_use import SPECIAL_USE, special_use
 from tests.core.address_forms import (
-    CALM,
     DECIDED_INSIDE,
     MAPPED,
     NAT64,
@@ -26,6 +25,7 @@ from tests.core.address_forms import (
     passes,
     prohibited,
 )
+from tests.support.calm import CALM
 
 # The registries.
 

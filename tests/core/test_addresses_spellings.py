@@ -30,7 +30,6 @@ from egress_proxy.core.policy import (
 )
 from egress_proxy.core.special_use import special_use
 from tests.core.address_forms import (
-    CALM,
     METADATA,
     PROHIBITED_IPV4,
     PROHIBITED_IPV6,
@@ -38,6 +37,7 @@ from tests.core.address_forms import (
     embedded,
     grant,
 )
+from tests.support.calm import CALM
 
 HERE = Place("f.yaml", 1, 1)
 ME = Identity("198.51.100.1")

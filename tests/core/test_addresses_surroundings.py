@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.addresses import PUBLIC_ONLY, vet
 from egress_proxy.core.decide import Decision, decide, vet_addresses
 from egress_proxy.core.explain import explain
@@ -28,16 +28,8 @@ from egress_proxy.core.policy import (
     Rule,
 )
 from egress_proxy.core.special_use import ANYWHERE, Surroundings, special_around, special_use
-from tests.core.address_forms import (
-    CALM,
-    IPAddress,
-    embedded,
-    grant,
-    holds,
-    nat64,
-    passes,
-    surroundings,
-)
+from tests.core.address_forms import IPAddress, embedded, grant, holds, nat64, passes, surroundings
+from tests.support.calm import CALM
 
 ME = Identity("198.51.100.1")
 #: A cluster whose pods have public addresses, with a translator of its own.

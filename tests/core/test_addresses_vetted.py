@@ -18,7 +18,8 @@ from egress_proxy.core.addresses import (
     vet_configured,
 )
 from egress_proxy.core.special_use import ANYWHERE, SPECIAL_USE
-from tests.core.address_forms import CALM, IPAddress
+from tests.core.address_forms import IPAddress
+from tests.support.calm import CALM
 
 # Of what a client asked for.
 

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.answer import refusal
-from egress_proxy.core.reason import REASONS, Code, Reason
+from egress_proxy.core.reason import Code, Reason
+from egress_proxy.core.reasons import REASONS
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 

@@ -9,7 +9,7 @@ import re
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_proxy.core.body import (
@@ -23,8 +23,7 @@ from egress_proxy.core.body import (
 )
 from egress_proxy.core.errors import BodyError, HeadError
 from tests.core.http_tables import Row, rows, section
-
-CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+from tests.support.calm import CALM
 
 END = b"0\r\n\r\n"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.challenge import credentials_would_help
 from egress_proxy.core.conditions import Asked, Conditions
 from egress_proxy.core.decide import decide
@@ -20,20 +20,18 @@ from egress_proxy.core.policy import (
     CompiledPolicy,
     HostPattern,
     Mode,
-    Place,
     Policy,
     Rule,
     Subject,
 )
+from tests.core.targets import HERE, host_pattern
 
-HERE = Place("policy.yaml", 1, 1)
 ALL_PORTS = EVERY_PORT
 BATCH = Subject(HERE, user="batch")
 
 
 def rule(action: Action, host: str, ports: tuple[tuple[int, int], ...] = ((443, 443),)) -> Rule:
-    wildcard = host.startswith("*")
-    return Rule(action, HostPattern(host.lstrip("*").lstrip("."), wildcard), HERE, ports)
+    return Rule(action, host_pattern(host), HERE, ports)
 
 
 def policy(name: str, rules: list[Rule], *subjects: Subject) -> Policy:

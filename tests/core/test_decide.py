@@ -6,10 +6,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.addresses import PUBLIC_ONLY, Grant
 from egress_proxy.core.decide import Decision, decide, vet_addresses
 from egress_proxy.core.identity import Identity
@@ -22,7 +22,6 @@ from egress_proxy.core.policy import (
     CompiledPolicy,
     HostPattern,
     Mode,
-    Place,
     Policy,
     PortRanges,
     Rule,
@@ -30,9 +29,9 @@ from egress_proxy.core.policy import (
 )
 from egress_proxy.core.reason import Reason
 from egress_proxy.core.special_use import special_use
+from tests.core.targets import HERE, target_of
+from tests.support.calm import CALM
 
-CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-HERE = Place("policy.yaml", 1, 1)
 CLIENT = "10.0.0.1"
 NAMED = [reasons.DENY_RULE, reasons.PORT_NOT_ALLOWED]
 
@@ -40,13 +39,7 @@ NAMED = [reasons.DENY_RULE, reasons.PORT_NOT_ALLOWED]
 def rule(
     action: Action, text: str, ports: PortRanges = DEFAULT_PORTS, private: tuple[str, ...] = ()
 ) -> Rule:
-    target: HostPattern | IPNetwork
-    target = (
-        ip_network(text)
-        if "/" in text
-        else HostPattern(text.removeprefix("*").removeprefix("."), text.startswith("*"))
-    )
-    return Rule(action, target, HERE, ports, tuple(map(ip_network, private)))
+    return Rule(action, target_of(text), HERE, ports, tuple(map(ip_network, private)))
 
 
 def allow(text: str, *private: str, ports: PortRanges = DEFAULT_PORTS) -> Rule:

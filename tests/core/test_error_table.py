@@ -10,7 +10,8 @@ import pytest
 
 from egress_proxy.cli import main
 from egress_proxy.core.error_table import as_text, rows
-from egress_proxy.core.reason import MEANINGS, REASONS, Code
+from egress_proxy.core.reason import MEANINGS, Code
+from egress_proxy.core.reasons import REASONS
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -103,11 +104,25 @@ def test_a_code_stands_for_its_reasons(capsys: pytest.CaptureFixture[str]) -> No
     assert found == {401, 407}
 
 
+@pytest.mark.parametrize("name", ["Deny_Rule", "DENY_RULE", "conflict", "Conflict", "CoNfLiCt"])
+def test_a_name_may_be_in_any_case(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    plain = "deny_rule" if "_" in name else "CONFLICT"
+    assert main(["errors", plain]) == 0
+    expected = capsys.readouterr().out
+    assert main(["errors", name]) == 0
+    assert capsys.readouterr().out == expected
+
+
+def test_no_reason_is_a_code_in_another_case() -> None:
+    assert not {code.lower() for code in CODES} & {name.lower() for name in REASONS}
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
         ("idempotency_key", "did you mean idempotency_key_"),
-        ("Conflict", "shows them all"),
+        ("Host-Not-Alowed", "did you mean host_not_allowed?"),
+        ("policy_bloked", "did you mean POLICY_BLOCKED?"),
         ("", "shows them all"),
         ("\x1b[31m" * 1000, "shows them all"),
     ],

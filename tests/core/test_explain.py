@@ -15,7 +15,8 @@ from egress_proxy.core.errors import HostError
 from egress_proxy.core.explain import Explanation, OtherRule, explain, parse_address, parse_target
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.policy import CompiledPolicy
-from egress_proxy.core.reason import REASONS, Event
+from egress_proxy.core.reason import Event
+from egress_proxy.core.reasons import REASONS
 
 POLICY = """\
 version: 1

@@ -57,7 +57,8 @@ def test_what_is_asked_is_told() -> None:
          '{host: both.test, ports: [80], methods: ["GET"], paths: ["/b"]}'),
         ("api.test", None, "connect_not_allowed", "{host: api.test, ports: [443]}"),
         ("http://none.test/a", "POST", "host_not_allowed", "{host: none.test, ports: [80]}"),
-        ("http://read.test:22/a", None, "port_not_allowed", "{host: read.test, ports: [22]}"),
+        ("http://read.test:22/a", None, "port_not_allowed",
+         '{host: read.test, ports: [22], methods: ["GET"]}'),
     ],
 )  # fmt: skip
 def test_what_to_add(target: str, method: str | None, reason: str, added: str) -> None:
@@ -234,3 +235,25 @@ def test_no_text_of_a_client_is_told_unescaped() -> None:
     told = explained("http://api.test/\u202e")
     assert told.path == "/%E2%80%AE"
     assert re.fullmatch(r"[ -~]*", f"{told.message} {told.hint} {told.path}")
+
+
+@pytest.mark.parametrize(
+    ("target", "method", "said"),
+    [
+        ("http://user:secret@read.test/", None, "user information"),
+        ("user@read.test", None, "user information"),
+        ("*.read.test", None, "name one of them"),
+        ("read.test/a", None, "a path needs http:// or https://"),
+        ("read.test?a", None, "a path needs http:// or https://"),
+        ("http://read.test/@*", "GET", None),
+    ],
+)
+def test_what_people_write_for_a_destination(
+    target: str, method: str | None, said: str | None
+) -> None:
+    if said is None:
+        assert explained(target, method).outcome == Event.ALLOWED
+        return
+    with pytest.raises(HostError, match=re.escape(said)) as caught:
+        parse_question(target, method)
+    assert "secret" not in str(caught.value)

@@ -10,16 +10,16 @@ import re
 from typing import NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_proxy.core.errors import HeadError
 from egress_proxy.core.http1 import Framing, ResponseHead, client_response, parse_response
 from tests.core.http_tables import LIMITS, Row, framing_of, rows, section
+from tests.support.calm import CALM
 
 TABLE = "responses.md"
 PIECES = [b"a", b" ", b"\t", b":", b"\xff", b"\r", b"\n", b"\r\n", b"\0", b"Y: z", b"\r\nY: z"]
-CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def head(*lines: bytes) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from egress_proxy.core.body import ChunkedDecoder
@@ -23,8 +23,7 @@ from egress_proxy.core.http1 import (
     parse_response,
 )
 from tests.core.http_tables import LIMITS, rows, section
-
-CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+from tests.support.calm import CALM
 
 Event = tuple[str, object]
 

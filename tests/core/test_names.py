@@ -10,7 +10,7 @@ import re
 import socket
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from egress_proxy.core.errors import HostError
@@ -24,8 +24,7 @@ from egress_proxy.core.names import (
     parse_authority,
     plain_address,
 )
-
-CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+from tests.support.calm import CALM
 
 LABEL_63 = "a" * 63
 NAME_253 = ".".join([LABEL_63] * 3 + ["b" * 61])

@@ -10,10 +10,10 @@ from time import monotonic
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.conditions import Asked, Conditions, Fit, see, to_forward
 from egress_proxy.core.decide import as_decided, decide, vet_addresses
 from egress_proxy.core.explain import explain
@@ -33,14 +33,13 @@ from egress_proxy.core.policy import (
     CompiledPolicy,
     HostPattern,
     Mode,
-    Place,
     Policy,
     Rule,
 )
 from egress_proxy.core.reason import Reason
+from tests.core.targets import HERE, host_pattern
+from tests.support.calm import CALM
 
-CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-HERE = Place("policy.yaml", 1, 1)
 ME = Identity("10.0.0.1")
 HOST = parse_authority(b"a.test:80", None)
 
@@ -53,8 +52,7 @@ def rule(
     host: str = "a.test",
 ) -> Rule:
     conditions = Conditions(methods, tuple(map(path_pattern, paths))) if methods or paths else None
-    pattern = HostPattern(host.removeprefix("*").removeprefix("."), host.startswith("*"))
-    return Rule(action, pattern, HERE, EVERY_PORT, conditions=conditions)
+    return Rule(action, host_pattern(host), HERE, EVERY_PORT, conditions=conditions)
 
 
 def allow(*paths: str, methods: tuple[str, ...] = ()) -> Rule:

@@ -9,7 +9,7 @@ import weakref
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress_proxy.core.identity import Identity
@@ -35,26 +35,19 @@ from egress_proxy.core.policy import (
     Subject,
     matching_rules,
 )
+from tests.core.targets import HERE, target_of
+from tests.support.calm import CALM
 
-CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-HERE = Place("policy.yaml", 1, 1)
 CLIENT = "10.0.0.1"
 ME = Identity(CLIENT)
 
 
-def pattern(text: str) -> HostPattern | IPNetwork:
-    """``example.com``, ``*.example.com``, ``*``, or a network."""
-    if "/" in text:
-        return ip_network(text)
-    return HostPattern(text.removeprefix("*").removeprefix("."), text.startswith("*"))
-
-
 def allow(text: str, line: int = 1) -> Rule:
-    return Rule(Action.ALLOW, pattern(text), Place("policy.yaml", line, 5))
+    return Rule(Action.ALLOW, target_of(text), Place("policy.yaml", line, 5))
 
 
 def deny(text: str, line: int = 1) -> Rule:
-    return Rule(Action.DENY, pattern(text), Place("policy.yaml", line, 5))
+    return Rule(Action.DENY, target_of(text), Place("policy.yaml", line, 5))
 
 
 def policy(*rules: Rule, name: str = "p", subjects: tuple[str, ...] | None = None) -> Policy:
@@ -214,7 +207,7 @@ def test_a_client_without_address_is_an_error(client: str) -> None:
     ],
 )
 def test_ports(ports: tuple[tuple[int, int], ...], port: int, expected: bool) -> None:
-    assert Rule(Action.ALLOW, pattern("a"), HERE, ports).covers_port(port) is expected
+    assert Rule(Action.ALLOW, target_of("a"), HERE, ports).covers_port(port) is expected
 
 
 def test_the_networks_that_deny_rules_close() -> None:
@@ -241,7 +234,7 @@ def test_the_networks_that_deny_rules_close() -> None:
 
 
 def test_how_things_are_written() -> None:
-    assert [str(pattern(text)) for text in ("a.b", "*.a.b", "*", "10.0.0.0/8")] == [
+    assert [str(target_of(text)) for text in ("a.b", "*.a.b", "*", "10.0.0.0/8")] == [
         "a.b",
         "*.a.b",
         "*",
@@ -298,7 +291,7 @@ NETWORKS = st.one_of(
 PORTS = st.sampled_from([DEFAULT_PORTS, EVERY_PORT, ((443, 443),), ((1, 79), (8000, 9000))])
 RULES = st.builds(
     lambda action, text, ports, line: Rule(
-        action, pattern(text), Place("policy.yaml", line, 1), ports
+        action, target_of(text), Place("policy.yaml", line, 1), ports
     ),
     st.sampled_from(list(Action)),
     st.one_of(HOSTS, HOSTS.map("*.".__add__), st.just("*"), NETWORKS),

@@ -13,11 +13,11 @@ from itertools import cycle
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress_proxy.core import decide as decide_module
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.decide import Decision, _decide, decide, vet_addresses
 from egress_proxy.core.identity import Identity, identity
 from egress_proxy.core.names import Authority, parse_authority
@@ -25,7 +25,6 @@ from egress_proxy.core.networks import IPNetwork
 from egress_proxy.core.policy import (
     Action,
     CompiledPolicy,
-    HostPattern,
     HostSet,
     Match,
     Mode,
@@ -37,10 +36,8 @@ from egress_proxy.core.policy import (
     matching_rules,
 )
 from egress_proxy.core.reason import Reason
-
-CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-HERE = Place("policy.yaml", 1, 1)
-
+from tests.core.targets import HERE, target_of
+from tests.support.calm import CALM
 
 # What can be drawn: few names, networks and clients, all related, so that rules meet and quarrel -------------------
 
@@ -205,10 +202,6 @@ DESTINATIONS = [
 # The code under test gets it as the configuration's reader would hand it over --------------------------------------
 
 
-def to_pattern(text: str) -> HostPattern:
-    return HostPattern(text.removeprefix("*").removeprefix("."), text.startswith("*"))
-
-
 def to_compiled(drawn: Drawn) -> CompiledPolicy:
     sets = {
         name: HostSet(name.removeprefix("@"), HERE, dict.fromkeys(patterns, HERE))
@@ -218,7 +211,7 @@ def to_compiled(drawn: Drawn) -> CompiledPolicy:
     def to_target(text: str) -> Target:
         if text.startswith("@"):
             return sets[text]
-        return ip_network(text) if "/" in text else to_pattern(text)
+        return target_of(text)
 
     def to_rule(rule: DrawnRule, number: int) -> Rule:
         return Rule(

@@ -146,7 +146,8 @@ def test_the_check_sees(source: str) -> None:
 
 def test_a_fresh_interpreter_that_imports_the_core_loads_no_io() -> None:
     """Third parties of the core count too: what idna and msgspec load stands between a decision and its test."""
-    names = [f"egress_proxy.core.{path.stem}" for path in FILES if path.stem != "__init__"]
+    paths = (path.relative_to(CORE).with_suffix("") for path in FILES if path.stem != "__init__")
+    names = [".".join(("egress_proxy", "core", *path.parts)) for path in paths]
     program = (
         f"import sys; sys.path[:0] = {sys.path!r}; import {', '.join(names)}; print(*sys.modules)"
     )

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from egress_proxy.core import reason as reasons
-from egress_proxy.core.reason import REASONS, Code, Event, Reason
+from egress_proxy.core import reasons
+from egress_proxy.core.reason import Code, Event, Reason
+from egress_proxy.core.reasons import REASONS, rows
 
 #: RFC 9209 §2.3.
 PROXY_ERROR_TYPES = frozenset(
@@ -75,7 +76,7 @@ def test_the_table_is_what_the_module_names() -> None:
 def test_no_reason_stands_twice() -> None:
     before = dict(REASONS)
     with pytest.raises(ValueError, match="stands twice"):
-        reasons._row(
+        rows.row(
             "deny_rule", Event.DENIED, Code.POLICY_BLOCKED, 403, "http_request_denied", "x", "y"
         )
     assert before == REASONS

@@ -10,7 +10,7 @@ import ssl
 import pytest
 from msgspec.structs import replace
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.errors import HelloError
 from egress_proxy.core.names import canonical_host
 from egress_proxy.core.tls import (

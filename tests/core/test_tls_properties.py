@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from egress_proxy.core import reason as reasons
-from egress_proxy.core import tls
+from egress_proxy.core import reasons, tls
 from egress_proxy.core.errors import HelloError
 from egress_proxy.core.names import canonical_host
 from egress_proxy.core.retry import HelloRetry

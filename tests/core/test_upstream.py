@@ -18,10 +18,8 @@ from egress_proxy.core.policy import (
     EVERY_PORT,
     Action,
     CompiledPolicy,
-    HostPattern,
     HostSet,
     Mode,
-    Place,
     Policy,
     PortRanges,
     Rule,
@@ -30,8 +28,8 @@ from egress_proxy.core.policy import (
 )
 from egress_proxy.core.reason import Event
 from egress_proxy.core.upstream import DIRECT, Parent, Route, Upstream, preference
+from tests.core.targets import HERE, target_of
 
-HERE = Place("policy.yaml", 1, 1)
 CLIENT = Identity("10.0.0.1")
 
 
@@ -42,12 +40,10 @@ def parent(text: str, credentials_file: str = "") -> Parent:
 ONE, TWO, TOP = parent("one.test"), parent("two.test"), parent("top.test")
 
 
-def target_of(text: str) -> Target:
+def hosts_of(text: str) -> Target:
     if text.startswith("@"):
         return HostSet("s", HERE, dict.fromkeys(text[1:].split(","), HERE))
-    if "/" in text:
-        return ip_network(text)
-    return HostPattern(text.removeprefix("*").removeprefix("."), text.startswith("*"))
+    return target_of(text)
 
 
 def rule(
@@ -57,7 +53,7 @@ def rule(
     action: Action = Action.ALLOW,
     ports: PortRanges = DEFAULT_PORTS,
 ) -> Rule:
-    return Rule(action, target_of(text), HERE, ports, upstream=upstream)
+    return Rule(action, hosts_of(text), HERE, ports, upstream=upstream)
 
 
 def compiled(

@@ -119,11 +119,11 @@ class Coverage:
         for denial in self.naming(rule.target, above):
             if not asks_no_more(denial, rule):
                 continue
-            if _within(rule.ports, denial.ports):
+            if within(rule.ports, denial.ports):
                 return denial
             found.append(denial)
         # Several of them close the rule's ports together.
-        if len(found) > 1 and _within(rule.ports, merge_ports(_ports(found))):
+        if len(found) > 1 and within(rule.ports, merge_ports(_ports(found))):
             return found[0]
         return None
 
@@ -172,7 +172,7 @@ class Coverage:
         What several rules lift for a request comes together: see :func:`egress_proxy.core.decide.decide`.
         """
         return (
-            _within(rule.ports, wider.ports)
+            within(rule.ports, wider.ports)
             and asks_no_more(wider, rule)
             and (rule.tls or not wider.tls)
             and set(rule.allow_private) <= set(wider.allow_private)
@@ -283,7 +283,7 @@ def _ports(rules: list[Rule]) -> PortRanges:
     return tuple(ports for rule in rules for ports in rule.ports)
 
 
-def _within(ports: PortRanges, others: PortRanges) -> bool:
+def within(ports: PortRanges, others: PortRanges) -> bool:
     """Whether the others hold all of the ports; both are sorted, and their ranges do not touch."""
     return others in (ports, EVERY_PORT) or all(_holds(others, each) for each in ports)
 

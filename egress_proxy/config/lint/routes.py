@@ -6,6 +6,8 @@ from collections.abc import Hashable, Iterable
 from typing import Final
 
 from egress_proxy.config.errors import Code, Report, elsewhere
+from egress_proxy.config.lint.coverage import asks_no_more, within
+from egress_proxy.core.paths import PathPattern
 from egress_proxy.core.policy import Policy, PortRanges, Rule, Target
 from egress_proxy.core.upstream import Direct, Route, preference
 
@@ -27,7 +29,7 @@ def lint_routes(policies: Iterable[tuple[Hashable, Policy]], report: Report) -> 
             alike = said.setdefault(rule.target, [])
             for other_clients, other, other_route in alike:
                 same_clients = clients == other_clients or None in (clients, other_clients)
-                if same_clients and route != other_route and _overlap(rule.ports, other.ports):
+                if same_clients and route != other_route and _meet(rule, other):
                     if preference(route) < preference(other_route):
                         _report(other, rule, route, report)
                     else:
@@ -43,7 +45,45 @@ def _report(rule: Rule, deciding: Rule, route: Route, report: Report) -> None:
         shown += " with other credentials"
     there = elsewhere(deciding.place, rule.place)
     what = f"`upstream` of `{rule.target}` changes nothing: the rule on {there} says {shown}"
-    report.warning(Code.WITHOUT_EFFECT, rule.place, what, "remove one of the two")
+    instead = "remove one of the two"
+    if not (within(rule.ports, deciding.ports) and asks_no_more(deciding, rule)):
+        what = (
+            f"`upstream` of `{rule.target}` does not always hold: the rule on {there} says {shown}"
+        )
+        instead = "write rules that no request fits both of"
+    report.warning(Code.WITHOUT_EFFECT, rule.place, what, instead)
+
+
+def _meet(one: Rule, other: Rule) -> bool:
+    """Whether a request can fit two rules of one target."""
+    if not _overlap(one.ports, other.ports):
+        return False
+    if one.conditions is None or other.conditions is None:
+        return True
+    methods, paths = one.conditions.methods, one.conditions.paths
+    theirs = other.conditions
+    if methods and theirs.methods and not {*methods} & {*theirs.methods}:
+        return False
+    return (
+        not paths
+        or not theirs.paths
+        or any(_share(path, their) for path in paths for their in theirs.paths)
+    )
+
+
+def _share(one: PathPattern, other: PathPattern) -> bool:
+    """Whether a path can be one of both patterns'."""
+    short, long = sorted((one, other), key=lambda pattern: len(pattern.segments))
+    if len(short.segments) == len(long.segments):
+        # `/a/` is every path that begins so, and `/a` is not.
+        if one.below != other.below:
+            return False
+    elif not short.below:
+        return False
+    return all(
+        mine is None or theirs is None or mine == theirs
+        for mine, theirs in zip(short.segments, long.segments, strict=False)
+    )
 
 
 def _overlap(one: PortRanges, other: PortRanges) -> bool:
