@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from egress_proxy.admin.http import Refusal
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.errors import HostError
 from egress_proxy.core.http1 import Head
 from egress_proxy.core.names import parse_authority

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.answer import refusal
 from egress_proxy.core.body import ChunkedDecoder
 from egress_proxy.core.errors import HeadError

@@ -18,7 +18,7 @@ from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from egress_proxy.admin.http import Refusal, Request, Response
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.contract import IDEMPOTENCY_KEY, TENANT_ID
 
 #: Seconds that an answer is kept: longer than any client goes on trying.

@@ -2,101 +2,26 @@
 
 from __future__ import annotations
 
-import http.client
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import msgspec
 
-from egress_proxy.admin.limits import Answer
-from egress_proxy.core.errors import EgressProxyError
+from egress_proxy.admin.asking import Admin, AdminError, ask, not_admin, parse_admin
+from egress_proxy.admin.limits import Answer, Limit
 
-DEFAULT_ADMIN: Final = "http://127.0.0.1:9090"
-#: Seconds to wait for the admin port.
-_TIMEOUT: Final = 10.0
-#: Bytes of an answer that are read: some 100,000 tenants.
-_MAX_ANSWER: Final = 64 * 1024 * 1024
-_MAX_TOKEN: Final = 4096
-
-
-class AdminError(EgressProxyError):
-    """The admin port cannot be asked, or says no; the message says why."""
-
-    def __init__(self, message: str, *, refused: bool = False) -> None:
-        super().__init__(message)
-        self.refused = refused
-        """Whether it was asked and said no."""
-
-
-@dataclass(frozen=True, slots=True)
-class Admin:
-    """Where the admin port is."""
-
-    host: str
-    port: int
-
-
-def parse_admin(url: str) -> Admin:
-    """Read ``http://HOST:PORT``. Raises AdminError."""
-    wrong = AdminError(f"write the admin port as http://HOST:PORT, such as {DEFAULT_ADMIN}")
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise wrong from None
-    rest = (parts.path.strip("/"), parts.query, parts.fragment, parts.username, parts.password)
-    if parts.scheme != "http" or not host or any(rest) or not url.isascii() or " " in url:
-        raise wrong
-    return Admin(host, 80 if port is None else port)
+__all__ = ["AdminError", "as_table", "fetch", "parse_admin"]
 
 
 def fetch(admin: Admin, token_file: str | None) -> Answer:
     """Ask the admin port. Raises AdminError."""
-    headers = {}
-    if token_file is not None:
-        headers["Authorization"] = f"Bearer {_token(token_file)}"
-    connection = http.client.HTTPConnection(admin.host, admin.port, timeout=_TIMEOUT)
-    try:
-        connection.request("GET", "/v1/limits", headers=headers)
-        response = connection.getresponse()
-        body = response.read(_MAX_ANSWER)
-    except (OSError, http.client.HTTPException) as error:
-        why = getattr(error, "strerror", None) or type(error).__name__
-        raise AdminError(
-            f"the admin port {admin.host}:{admin.port} cannot be asked: {why}"
-        ) from None
-    finally:
-        connection.close()
-    if response.status != http.client.OK:
-        code = response.headers.get("X-Egress-Error", "")
-        known = f" {code}" if code.replace("_", "").isalpha() and code.isascii() else ""
-        hint = "; name the token's file with --token-file" if response.status == 401 else ""
-        message = f"the admin port answers {response.status}{known}{hint}"
-        raise AdminError(message, refused=True)
+    body = ask(admin, "/v1/limits", token_file)
     try:
         return msgspec.json.decode(body, type=Answer)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise AdminError("what answers there is not the admin port of an egress-proxy") from None
-
-
-def _token(path: str) -> str:
-    try:
-        with Path(path).open("rb") as file:
-            token = file.read(_MAX_TOKEN).strip()
-    except OSError as error:
-        raise AdminError(f"the token file cannot be read: {error.strerror}") from None
-    try:
-        text = token.decode("ascii")
-    except UnicodeDecodeError:
-        text = ""
-    if not text.isprintable() or not text:
-        raise AdminError("the token file holds no token")
-    return text
+        raise not_admin(admin) from None
 
 
 _HEADERS: Final = ("POLICY", "TENANT", "LIMIT", "USED", "OF", "LEFT", "RESETS IN")
@@ -108,13 +33,15 @@ def as_table(answer: Answer, now: Callable[[], float] = time.time) -> str:
     moment = now()
     for tenant in answer.tenants:
         for each in tenant.limits:
-            left = max(0.0, 1 - each.used / each.of) if each.of > 0 else 0.0
+            left = 1.0
+            if each.used is not None:
+                left = max(0.0, 1 - each.used / each.of) if each.of > 0 else 0.0
             resets = "" if each.resets_at is None else _in(each.resets_at.timestamp() - moment)
-            shown = (_shown(each.limit, each.used), _shown(each.limit, each.of))
-            cells = (tenant.policy, tenant.tenant, each.limit, *shown, f"{left:.0%}", resets)
+            cells = (tenant.policy, tenant.tenant, _named(each), *_counts(each, left), resets)
             rows.append((left, cells))
         if not tenant.limits:
-            cells = (tenant.policy, tenant.tenant, "", "", "", "", "")
+            # Such as of a bandwidth alone.
+            cells = (tenant.policy, tenant.tenant, "(none counted)", "", "", "", "")
             rows.append((1.0, cells))
     if not rows:
         return "No tenant has used any of its limits.\n"
@@ -129,6 +56,19 @@ def as_table(answer: Answer, now: Callable[[], float] = time.time) -> str:
         ]
         lines.append("  ".join(cells_).rstrip() + "\n")
     return "".join(lines)
+
+
+def _named(limit: Limit) -> str:
+    """The limit's key; a rate with its number, for what is used is its burst's."""
+    return limit.limit if limit.rate is None else f"{limit.limit} {limit.rate:g}"
+
+
+def _counts(limit: Limit, left: float) -> tuple[str, str, str]:
+    """What is used, of how much, and what is left, as far as that is known."""
+    of = _shown(limit.limit, limit.of)
+    if limit.used is None:
+        return "", of, ""
+    return _shown(limit.limit, limit.used), of, f"{left:.0%}"
 
 
 def _plain(text: str) -> str:

@@ -14,19 +14,20 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import msgspec
 
 from egress_proxy.config.subjects import NAMESPACE, USER
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.conditions import Asked
 from egress_proxy.core.errors import HostError, IdentityError
 from egress_proxy.core.explain import parse_address, parse_question
 from egress_proxy.core.identity import Identity, identity
+from egress_proxy.core.limits import Kind
 from egress_proxy.core.names import Authority, parse_authority
-from egress_proxy.core.reason import REASONS, Code, Event
+from egress_proxy.core.reason import Code, Event
+from egress_proxy.core.reasons import REASONS
 from egress_proxy.history.tally import count
 
 #: Characters of a line. A line of ours holds a path of at most `limits.head_bytes`, which JSON may spell twice as long.
@@ -49,6 +50,16 @@ RULES: Final = frozenset(
         reasons.DESTINATION_IP_PROHIBITED,
     )
 )
+_CONTRACT: Final = frozenset(
+    row.name
+    for row in (
+        reasons.IDEMPOTENCY_KEY_MISSING,
+        reasons.IDEMPOTENCY_KEY_INVALID,
+        reasons.TENANT_ID_MISSING,
+        reasons.TENANT_ID_INVALID,
+    )
+)
+_LIMITS: Final = frozenset(Kind)
 #: What may end a request before its destination was decided about; then the line names no policy.
 _PERHAPS_UNDECIDED: Final = frozenset(
     row.name
@@ -93,8 +104,16 @@ class Skipped(StrEnum):
     """The request was malformed, so it had no destination."""
     CREDENTIALS = "credentials"
     """It was refused for its credentials."""
+    CONTRACT = "contract"
+    """The rules let it through, and it was refused for its contract headers."""
+    LIMITS = "limits"
+    """The rules let it through, and a limit refused it, or the store that counts was away."""
     UNDECIDED = "undecided"
-    """It ended for another reason, such as a limit, and not by what the rules say."""
+    """It ended for another reason, such as overload, and not by what the rules say."""
+
+
+#: What the rules let through, and what was refused all the same for what a log does not hold.
+NOT_BY_RULES: Final = (Skipped.CONTRACT, Skipped.LIMITS)
 
 
 class LogSummary(msgspec.Struct, frozen=True):
@@ -108,6 +127,11 @@ class LogSummary(msgspec.Struct, frozen=True):
     not_understood: int
     complaints: tuple[str, ...]
     """The first lines that were not understood: which, and why."""
+
+    @property
+    def is_another_file(self) -> bool:
+        """Whether there are lines, and none of them is one of a log."""
+        return self.not_understood > 0 and self.not_understood == self.lines
 
     def messages(self) -> list[str]:
         """What a person should know about the log, one line each."""
@@ -127,6 +151,8 @@ class LogSummary(msgspec.Struct, frozen=True):
 _WHY_SKIPPED: Final = {
     Skipped.MALFORMED: "refused as malformed",
     Skipped.CREDENTIALS: "refused for credentials",
+    Skipped.CONTRACT: "refused for contract headers, not decided by rules",
+    Skipped.LIMITS: "refused by limits, not decided by rules",
     Skipped.UNDECIDED: "ended for another reason than rules",
 }
 
@@ -187,7 +213,8 @@ def open_log(path: str | None) -> Iterator[Iterator[str]]:
     if path is None or path == "-":
         yield read_lines(sys.stdin.buffer)
         return
-    with Path(path).open("rb") as file:
+    # `Path` takes the empty name for the current directory.
+    with open(path, "rb") as file:  # noqa: PTH123
         yield read_lines(file)
 
 
@@ -330,6 +357,10 @@ def _destination(host: str, port: object) -> Authority:
 
 
 def _why_refused(reason: str | None) -> Skipped:
+    if reason in _CONTRACT:
+        return Skipped.CONTRACT
+    if reason in _LIMITS:
+        return Skipped.LIMITS
     row = REASONS.get(reason or "")
     if row is not None and row.code is Code.SCHEMA_VALIDATION_FAILED:
         return Skipped.MALFORMED

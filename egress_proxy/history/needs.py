@@ -13,7 +13,7 @@ from ipaddress import ip_network
 from typing import TypeVar
 
 from egress_proxy.config.rules import MAX_PER_RULE, merge_ports
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.addresses import Grant, vet
 from egress_proxy.core.advice import (
     home_of,
@@ -58,6 +58,8 @@ class Wish:
     """Whether it was refused for an address that the log does not name."""
     asked: Asked | None = None
     """What was asked for, where the decision depends on it."""
+    reachable: bool = False
+    """Whether an address behind the name is known that can be dialled anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +244,7 @@ def lift(policy: CompiledPolicy, wish: Wish) -> tuple[Decision, Rule | Hopeless]
             denial.name,
             "its address is the machine's own, link-local or a cloud's metadata service",
         )
-    rule = smallest_rule(wish.destination, addresses, decision, asked)
+    rule = smallest_rule(wish.destination, addresses, decision, asked, reachable=wish.reachable)
     about = (wish.identity, wish.destination, addresses, decision, asked)
     if addresses and not opens(rule, policy, *about):
         why = "no rule that could be added opens its address"

@@ -8,13 +8,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.conditions import Asked
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import Authority
 from egress_proxy.core.policy import CompiledPolicy
 from egress_proxy.core.reason import Event, Reason
-from egress_proxy.history.logs import LogReader, LogSummary, PastRequest
+from egress_proxy.history.logs import NOT_BY_RULES, LogReader, LogSummary, PastRequest
 from egress_proxy.history.needs import asked_that_matters, refusal, that_matter, unseen_subjects
 from egress_proxy.history.tally import Distinct, Tally, count, left_out_message, one_line
 
@@ -223,5 +223,10 @@ def _summary(found: Replay) -> str:
         parts.append(
             f"{found.not_replayed:,} more could not be replayed: they were refused for addresses that the log "
             "does not name"
+        )
+    left = sum(found.log.skipped.get(why, 0) for why in NOT_BY_RULES)
+    if left:
+        parts.append(
+            f"{left:,} more had been refused for contract headers or limits, which is not decided by rules"
         )
     return "; ".join(parts)

@@ -7,15 +7,16 @@ loaded again before it is shown: it must mean what the old one meant, and the ne
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from egress_proxy.config.lint.suffixes import Suffixes
 from egress_proxy.config.load import load
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
+from egress_proxy.core.advice import beside
 from egress_proxy.core.conditions import Asked
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import Authority
-from egress_proxy.core.policy import CompiledPolicy
+from egress_proxy.core.policy import CompiledPolicy, Match
 from egress_proxy.history.draft import Draft, Snapshot, as_yaml, draft
 from egress_proxy.history.edit import flow
 from egress_proxy.history.logs import LogReader, PastRequest
@@ -40,7 +41,7 @@ from egress_proxy.history.suggestion import (
     Wildcard,
     as_text,
 )
-from egress_proxy.history.tally import Distinct, left_out_message
+from egress_proxy.history.tally import Distinct, Tally, left_out_message
 
 __all__ = ["Suggestion", "as_text", "suggest"]
 
@@ -67,37 +68,34 @@ def suggest(
         refused.read(request)
     needs = Needs(policy)
     lifted: list[Wish] = []
-    hopeless: list[NotLifted] = []
+    hopeless: dict[_Refusal, Tally] = {}
+    # Each once, in the order of the log.
+    besides: dict[str, None] = {}
     for wish, tally in refused.wishes.items():
         decision, answer = lift(policy, wish)
         if isinstance(answer, Hopeless):
             match = decision.match if answer.reason in _BY_RULE else None
-            hopeless.append(
-                NotLifted(
-                    client=str(wish.identity),
-                    destination=str(wish.destination),
-                    requests=tally.requests,
-                    last=tally.last,
-                    reason=answer.reason,
-                    why=answer.why,
-                    policy=None if match is None else match.policy,
-                    rule=None if match is None else str(match.rule),
-                    place=None if match is None else str(match.rule.place),
-                )
-            )
+            why = _Refusal(wish.identity, wish.destination, answer.reason, answer.why, match)
+            hopeless.setdefault(why, Tally()).include(tally)
         else:
             needs.add(wish.identity, decision, answer, tally)
             lifted.append(wish)
+            known = bool(wish.addresses) or wish.reachable
+            advice = beside(decision, answer, wish.asked, addresses_known=known)
+            if advice is not None:
+                besides[advice] = None
     homes = needs.homes()
     outcome = Draft()
     if homes:
         outcome = draft(config_path, loaded, sources, homes, lifted)
     after = outcome.policy
-    also = [
-        AlsoAllowed(str(identity), str(destination), tally.requests)
-        for (identity, destination, known, asked), tally in refused.others.items()
-        if after is not None and refusal(after, identity, destination, known, asked)[1] is None
-    ]
+    # Of one destination, some may have asked for another path or address.
+    also: dict[tuple[str, str], int] = {}
+    for (identity, destination, addresses_then, asked), tally in refused.others.items():
+        about = (identity, destination, addresses_then, asked)
+        if after is not None and refusal(after, *about)[1] is None:
+            key = str(identity), str(destination)
+            also[key] = also.get(key, 0) + tally.requests
     log = reader.summary()
     notes = unseen_subjects(policy, reader.named) if log.requests else []
     left_out = refused.wishes.left_out + refused.others.left_out
@@ -115,10 +113,39 @@ def suggest(
         yaml=as_yaml(homes) if homes else "",
         warnings=outcome.warnings,
         wildcards=tuple(_wildcards(homes)),
-        not_lifted=tuple(sorted(hopeless, key=_by_requests)),
-        also_allowed=tuple(sorted(also, key=_by_requests)),
+        besides=tuple(besides),
+        not_lifted=tuple(sorted(map(_not_lifted, hopeless.items()), key=_by_requests)),
+        also_allowed=tuple(
+            sorted((AlsoAllowed(*key, number) for key, number in also.items()), key=_by_requests)
+        ),
         notes=tuple(notes),
         log=log,
+    )
+
+
+class _Refusal(NamedTuple):
+    """What is told of a request that no rule is suggested for. Several differ in their paths or addresses alone."""
+
+    identity: Identity
+    destination: Authority
+    reason: str
+    why: str
+    match: Match | None
+
+
+def _not_lifted(found: tuple[_Refusal, Tally]) -> NotLifted:
+    refused, tally = found
+    match = refused.match
+    return NotLifted(
+        client=str(refused.identity),
+        destination=str(refused.destination),
+        requests=tally.requests,
+        last=tally.last,
+        reason=refused.reason,
+        why=refused.why,
+        policy=None if match is None else match.policy,
+        rule=None if match is None else str(match.rule),
+        place=None if match is None else str(match.rule.place),
     )
 
 
@@ -166,7 +193,8 @@ class _Refused:
         asked = asked_that_matters(self._policy, identity, destination, asked)
         if request.refused:
             # Of a host that no rule allows, the rule is suggested first: its addresses are looked at after that.
-            wish = Wish(identity, destination, matter, denial is None, asked)
+            reachable = bool(known) and not matter
+            wish = Wish(identity, destination, matter, denial is None, asked, reachable)
             self.wishes.add(wish, request.time)
         else:
             self.others.add((identity, destination, matter, asked), request.time)

@@ -90,6 +90,8 @@ class Suggestion(msgspec.Struct, frozen=True):
     """The additions as policies with their rules."""
     warnings: tuple[str, ...]
     """What ``check`` says about the new rules."""
+    besides: tuple[str, ...]
+    """What to know about rules that say less, or more, than their neighbours."""
     wildcards: tuple[Wildcard, ...]
     not_lifted: tuple[NotLifted, ...]
     also_allowed: tuple[AlsoAllowed, ...]
@@ -110,6 +112,7 @@ def as_text(found: Suggestion) -> str:
         notes.append(f"There is no diff: {found.unverified}. Add the rules above by hand.")
     notes += found.notes
     notes += _some([f"In the edited text: {text}" for text in found.warnings], "warnings")
+    notes += _some(list(found.besides), "notes of this kind")
     notes += [_wildcard_note(wildcard) for wildcard in found.wildcards]
     notes += _some([_not_lifted_note(each) for each in found.not_lifted], "refused destinations")
     notes += _some([_also_note(each) for each in found.also_allowed], "destinations")

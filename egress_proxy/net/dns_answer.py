@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 import pycares
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.errors import HostError
 from egress_proxy.core.names import canonical_host
 from egress_proxy.core.reason import Reason

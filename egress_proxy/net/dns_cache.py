@@ -11,7 +11,7 @@ from itertools import cycle
 from typing import Final, Generic, TypeVar
 
 from egress_proxy.config.model import Dns
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.reason import Reason
 
 T = TypeVar("T")

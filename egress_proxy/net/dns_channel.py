@@ -17,7 +17,7 @@ import msgspec
 import pycares
 
 from egress_proxy.config.model import Dns
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.reason import Reason
 from egress_proxy.net import dns_negative
 

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from egress_proxy.config.model import Config, Ech
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.errors import HelloError
 from egress_proxy.core.known_hellos import parse_known_hello
 from egress_proxy.core.names import MAX_NAME_LENGTH

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.errors import HeadError
 from egress_proxy.core.http1 import END_OF_HEAD, HeadLimits, ResponseHead, parse_response
 from egress_proxy.core.reason import Reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from egress_proxy.config.model import Config
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.decide import Decision
 from egress_proxy.core.http1 import Framing, ProxyRequest
 from egress_proxy.core.identity import Identity
@@ -40,7 +40,6 @@ def pool_key(
     """
     if (
         request.framing is not _NO_BODY
-        or request.is_connect
         or request.upgrade is not None
         or decision.parent is not None
         or not worker.pool.keeps

@@ -7,7 +7,7 @@ import socket
 from time import monotonic
 
 from egress_proxy.config.model import Config
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.addresses import VettedAddress, vet_configured
 from egress_proxy.core.decide import Decision, known_addresses, vet_addresses
 from egress_proxy.core.http1 import ProxyRequest, origin_request, parent_request

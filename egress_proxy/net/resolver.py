@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from egress_proxy.config.model import Dns
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.reason import Reason
 from egress_proxy.net.dns_answer import (
     AAAA,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from egress_proxy.config.model import Config, OnRevoke
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.conditions import Asked
 from egress_proxy.core.decide import decide, known_addresses, vet_addresses
 from egress_proxy.core.identity import Identity

@@ -12,7 +12,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from egress_proxy.config.model import Config, Credentials
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.challenge import credentials_would_help
 from egress_proxy.core.conditions import Asked
 from egress_proxy.core.decide import Decision, as_decided, decide
@@ -45,8 +45,8 @@ _FAIR_SHARE: Final = 16
 
 async def serve_client(worker: Worker, strand: Strand, fd: int, address: str) -> None:
     """Serve one client connection from accept to close, or until a tunnel takes it over."""
-    worker.open(address)
     client = Client(strand, fd, address, worker.heads)
+    worker.open(client.key)
     after = Next.CLOSE
     try:
         for number in itertools.count(1):
@@ -69,7 +69,7 @@ async def serve_client(worker: Worker, strand: Strand, fd: int, address: str) ->
         pass  # the client is gone, or has had its time
     finally:
         if after is not _NOTHING:
-            worker.close(client)
+            worker.close(fd, client.key)
 
 
 async def _serve_request(worker: Worker, client: Client, record: Record) -> Next:
@@ -189,11 +189,13 @@ async def _carry_out(
 
     Raises ConnectionError, TimeoutError, Interrupted.
     """
-    if ends_here(request):
-        return await _answer_at_the_end(worker, client, request, record)
-    key = pool_key(worker, config, decision, request, permit.identity)
-    # RFC 9110 §9.2.2: what may be sent once more where the origin closes a kept connection on it.
-    kept = key if request.idempotent else None
+    key = kept = None
+    if not request.is_connect:
+        if ends_here(request):
+            return await _answer_at_the_end(worker, client, request, record)
+        key = pool_key(worker, config, decision, request, permit.identity)
+        # RFC 9110 §9.2.2: what may be sent once more where the origin closes a kept connection on it.
+        kept = key if request.idempotent else None
     verify = decision.tls and request.is_connect
     permit.verified = verify or not request.is_connect
     while True:

@@ -13,7 +13,7 @@ import h11
 import msgspec
 import uvloop
 
-from egress_proxy.admin.server import AdminServer
+from egress_proxy.admin.server import AdminServer, PolicyOfWorker
 from egress_proxy.config.model import Config, Listen, SocketAddress
 from egress_proxy.core.policy import Action, CompiledPolicy, HostPattern, Place, Policy, Rule
 from egress_proxy.core.reason import Reason
@@ -49,12 +49,17 @@ class State:
     loaded_at: float = 1_700_000_000.125
     ready: bool = True
     draining: bool = False
+    workers: tuple[PolicyOfWorker, ...] = ()
     reloads: int = 0
     failure: Exception | None = None
     answers: dict[str, tuple[str, ...] | Reason] = field(default_factory=dict)
     """What the name servers say."""
     limits: list[AccountState] = field(default_factory=list)
     """What each tenant has used."""
+
+    async def exposition(self) -> bytes:
+        # As the engine has it done: beside everything else.
+        return await asyncio.to_thread(self.metrics.exposition)
 
     async def resolve(self, name: str) -> tuple[str, ...] | Reason:
         return self.answers[name]

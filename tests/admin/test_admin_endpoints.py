@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from egress_proxy.admin.server import AdminServer, PolicyInForce
 from egress_proxy.config.errors import Code, ConfigError, Problem
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
+from egress_proxy.core.contract import ContractHeaders
 from egress_proxy.core.explain import Explanation
 from egress_proxy.core.names import parse_authority
 from egress_proxy.core.policy import CompiledPolicy, Place
@@ -97,6 +98,21 @@ def test_explain(host: Host) -> None:
         denied = (await admin.ask("POST", "/v1/explain", body=question)).json
         assert (denied["outcome"], denied["reason"]) == ("DENIED", "host_not_allowed")
         assert "example.org" in denied["add"]
+
+    host.run(conversation)
+
+
+def test_explain_says_what_else_may_refuse_it(host: Host) -> None:
+    host.state.config = configuration(contract_headers=ContractHeaders.ENFORCE)
+
+    async def conversation(admin: Admin) -> None:
+        question = b'{"target": "http://example.com/", "method": "PUT", "client": "10.0.0.7"}'
+        told = (await admin.ask("POST", "/v1/explain", body=question)).json
+        assert told["needs"] == {
+            "contract_headers": "enforce",
+            "headers": ["Idempotency-Key", "X-Tenant-ID"],
+            "charged": [],
+        }
 
     host.run(conversation)
 

@@ -12,7 +12,7 @@ import pytest
 from egress_proxy.admin.http import Refusal, Response
 from egress_proxy.admin.idempotency import LIFETIME, Answer, Answers, Scope
 from egress_proxy.config.errors import Code, ConfigError, Problem
-from egress_proxy.core import reason as reasons
+from egress_proxy.core import reasons
 from egress_proxy.core.policy import Place
 from tests.admin.running import Admin, Host, configuration
 from tests.support.contract import contract

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from egress_proxy import cli
-from egress_proxy.admin.limits import Answer, Limit, Tenant
+from egress_proxy.admin.limits import Answer, Limit, Tenant, as_answer
 from egress_proxy.admin.limits_verb import as_table
+from egress_proxy.config.load import parse
 from egress_proxy.limits.store import AccountState, Used
 from tests.admin.running import Admin, Host
 
@@ -53,12 +54,13 @@ def test_what_each_tenant_has_used(host: Host) -> None:
                     "requests": 3,
                     "tunnels": 2,
                     "limits": [
-                        {"limit": "tunnels", "used": 2, "of": 200, "resets_at": None},
+                        {"limit": "tunnels", "used": 2, "of": 200, "resets_at": None, "rate": None},
                         {
                             "limit": "bytes_per_day.up",
                             "used": 943718400,
                             "of": 1073741824,
                             "resets_at": "2026-11-24T00:00:00Z",
+                            "rate": None,
                         },
                         {
                             "limit": "requests_per_day",
@@ -66,6 +68,7 @@ def test_what_each_tenant_has_used(host: Host) -> None:
                             "of": 100000,
                             # Rounded up: then it is so, and not a moment before.
                             "resets_at": "2026-11-24T00:00:01Z",
+                            "rate": None,
                         },
                     ],
                 },
@@ -160,7 +163,7 @@ def test_a_table(host: Host, capsys: Any) -> None:
     ]
     assert lines[2][:6] == ["agents", "data-team", "requests_per_day", "1,234", "100,000", "99%"]
     assert lines[3] == ["agents", "data-team", "tunnels", "2", "200", "99%"]
-    assert lines[4] == ["everyone", "everyone"]
+    assert lines[4] == ["everyone", "everyone", "(none", "counted)"]
 
 
 def test_json(host: Host, capsys: Any) -> None:
@@ -222,6 +225,28 @@ def test_what_is_no_admin_port(url: str, capsys: Any) -> None:
     status, out, err = run(capsys, "--admin", url)
     assert (status, out) == (2, "")
     assert "write the admin port as http://HOST:PORT" in err
+    assert "u:p" not in err
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("localhost:9090", "http://HOST:PORT, here http://localhost:9090"),
+        ("127.0.0.1", "here http://127.0.0.1"),
+        ("https://[::1]:9443", "speaks plain HTTP; write the admin port as http://HOST:PORT, here http://[::1]:9443"),
+        ("http://a.test:9090/v1/limits", "here http://a.test:9090"),
+        ("http://u:secret@h:1", "its token is --token-file's"),
+        ("u:secret@h:1", "its token is --token-file's"),
+    ],
+)  # fmt: skip
+def test_what_to_write_instead(url: str, said: str, capsys: Any) -> None:
+    status, _, err = run(capsys, "--admin", url)
+    assert status == 2
+    assert said in err
+    assert "secret" not in err
+
+
+WHERE = "name the proxy's admin port (`listen.admin`) with --admin, such as http://127.0.0.1:9090"
 
 
 def test_nobody_answers(capsys: Any) -> None:
@@ -229,7 +254,30 @@ def test_nobody_answers(capsys: Any) -> None:
         port = taken.getsockname()[1]
     status, _, err = run(capsys, "--admin", f"http://127.0.0.1:{port}")
     assert status == 2
-    assert "cannot be asked: Connection refused" in err
+    assert err == (
+        f"egress-proxy limits: nothing listens on 127.0.0.1:{port} (Connection refused); see that the proxy runs, "
+        f"and {WHERE}\n"
+    )
+
+
+def test_a_host_without_an_address(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    for url in ("http://none.test:9090", "http://a..b:1"):
+        status, _, err = run(capsys, "--admin", url)
+        assert status == 2
+        assert "has no address" in err
+
+
+def test_whoever_says_nothing(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("egress_proxy.admin.asking._TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        status, _, err = run(capsys, "--admin", f"http://127.0.0.1:{port}")
+    assert status == 2
+    assert f"127.0.0.1:{port} does not answer within 0 s; {WHERE}" in err
 
 
 @pytest.mark.parametrize(
@@ -237,8 +285,29 @@ def test_nobody_answers(capsys: Any) -> None:
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", 2, "is not the admin port"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\xff\x00a", 2, "is not the admin port"),
-        (b"SSH-2.0-x\r\n", 2, "cannot be asked: BadStatusLine"),
-        (b"", 2, "cannot be asked: RemoteDisconnected"),
+        (b"SSH-2.0-x\r\n", 2, "does not speak HTTP; name the proxy's admin port"),
+        (b"", 2, "closed the connection without an answer, as a port for TLS may"),
+        # TLS alerts, and the words of servers that know better.
+        (b"\x15\x03\x01\x00\x02\x02\x46", 2, "speaks TLS, and the admin port does not"),
+        (
+            b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
+            *(2, "speaks TLS, and the admin port does not"),
+        ),
+        (
+            b"HTTP/1.1 400 No\r\n\r\n<h1>The plain HTTP request was sent to HTTPS port</h1>",
+            *(2, "speaks TLS, and the admin port does not"),
+        ),
+        (b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", 2, "is not the admin port"),
+        # The proxy's own port, as it answers what is no request to a proxy.
+        (
+            b"HTTP/1.1 400 Bad Request\r\nX-Egress-Error: SCHEMA_VALIDATION_FAILED\r\n\r\n%b"
+            % b'{"error":{"reason":"not_a_proxy_request"}}',
+            *(2, "is where clients reach a proxy (`listen.proxy`); name the proxy's admin port"),
+        ),
+        (
+            b"HTTP/1.1 503 No\r\nX-Egress-Error: RETRY_LATER\r\n\r\n[",
+            *(1, "the admin port answers 503 RETRY_LATER\n"),
+        ),
         (
             b"HTTP/1.1 403 No\r\nX-Egress-Error: \x1b[31mred\r\nContent-Length: 0\r\n\r\n",
             *(1, "answers 403\n"),
@@ -287,3 +356,49 @@ def test_the_time_that_is_left(seconds: float, said: str) -> None:
     limit = Limit("requests_per_day", 5, 5, datetime.fromtimestamp(1_000_000 + seconds, UTC))
     table = as_table(Answer([Tenant("p", "t", 0, 0, [limit])]), lambda: 1_000_000.0)
     assert table.splitlines()[1].endswith(f"0%  {said}")
+
+
+# Rates ------------------------------------------------------------------------------------------------------------
+
+RATES = """\
+version: 1
+policies:
+  - {name: slow, allow: [a.test], limits: {requests_per_second: 0.5, burst: 4}}
+  - {name: fast, allow: [a.test], limits: {requests_per_second: 50, tunnels: 10}}
+  - {name: wide, allow: [a.test], limits: {bandwidth: 1MiB}}
+"""
+
+
+def test_a_rate_and_what_is_left_of_it() -> None:
+    policies = parse(RATES.encode(), "f.yaml").config.policy.policies
+    states = [
+        AccountState("slow", "slow", 0, 0, (Used("requests_per_second", 3, 4, 1_000_006.0),)),
+        AccountState("fast", "t", 1, 1, (Used("tunnels", 1, 10),)),
+        AccountState("wide", "wide", 1, 1, ()),
+        # Of a policy that is gone.
+        AccountState("gone", "gone", 1, 1, ()),
+    ]
+    found = as_answer(states, policies)
+    slow, fast, *others = found.tenants
+    (limit,) = slow.limits
+    assert (limit.limit, limit.used, limit.of, limit.rate) == ("requests_per_second", 3, 4, 0.5)
+    # A store that does not tell leaves it open; the rate is known all the same.
+    rate, tunnels = fast.limits
+    assert (rate.limit, rate.used, rate.of, rate.rate) == ("requests_per_second", None, 50, 50.0)
+    assert (tunnels.limit, tunnels.rate) == ("tunnels", None)
+    assert [each.limits for each in others] == [[], []]
+    lines = as_table(found, lambda: 1_000_000.0).splitlines()
+    assert lines[1].split() == [
+        "slow",
+        "slow",
+        "requests_per_second",
+        "0.5",
+        "3",
+        "4",
+        "25%",
+        "6",
+        "s",
+    ]
+    assert lines[2].split() == ["fast", "t", "tunnels", "1", "10", "90%"]
+    assert lines[3].split() == ["fast", "t", "requests_per_second", "50", "50"]
+    assert lines[4].split() == ["gone", "gone", "(none", "counted)"]

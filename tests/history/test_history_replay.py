@@ -185,3 +185,23 @@ def test_too_many_different_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.notes[-1] == (
         "there are more than 2 different requests; 3 requests beyond them left out: read the log in parts"
     )
+
+
+def test_what_rules_did_not_decide_is_told_apart() -> None:
+    found = replayed(
+        allowed("a.test"),
+        line("a.test", 80, method="POST", path="/", reason="idempotency_key_missing"),
+        line("bad.test", reason="request_rate"),
+        line("bad.test", reason="byte_budget"),
+        line("a.test", reason="bare_lf"),
+    )
+    assert (found.requests, found.same, found.changes) == (1, 1, ())
+    assert found.log.messages() == [
+        "1 line left out: refused as malformed",
+        "1 line left out: refused for contract headers, not decided by rules",
+        "2 lines left out: refused by limits, not decided by rules",
+    ]
+    assert as_text(found).endswith(
+        "\n1 request replayed; no decision changes; 3 more had been refused for contract headers or limits, which is "
+        "not decided by rules\n"
+    )

@@ -12,6 +12,7 @@ from egress_proxy.core.conditions import Asked
 from egress_proxy.history.logs import LogReader
 from egress_proxy.history.replay import Replay, as_text, replay
 from egress_proxy.history.suggest import Suggestion, suggest
+from egress_proxy.history.suggest import as_text as suggestion_text
 from tests.history.patching import allowed, apply_diff, line
 
 POLICY = """\
@@ -134,9 +135,11 @@ def test_what_changes_is_told_with_its_method_and_path() -> None:
 # Suggestions. -----------------------------------------------------------------------------------------------------
 
 
-def suggested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> Suggestion:
+def suggested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str, policy: str = POLICY
+) -> Suggestion:
     monkeypatch.chdir(tmp_path)
-    Path("f.yaml").write_text(POLICY)
+    Path("f.yaml").write_text(policy)
     return suggest("f.yaml", lines)
 
 
@@ -208,3 +211,62 @@ def test_more_paths_than_a_rule_may_have(tmp_path: Path, monkeypatch: pytest.Mon
     (rule,) = found.additions[0].rules
     assert [text.count("/") for text in rule.rule] == [100, 50]
     assert found.unverified is None
+
+
+def test_what_reads_the_same_stands_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = suggested(
+        *(tmp_path, monkeypatch),
+        plain("wide.test", "GET", "/admin/a", "deny_rule", timestamp="2026-02-01T00:00:00.001Z"),
+        plain("wide.test", "GET", "/admin/b", "deny_rule"),
+        plain("none.test", "GET", "/"),
+        let_through("none.test", "GET", "/a"),
+        let_through("none.test", "PUT", "/b"),
+    )
+    (left,) = found.not_lifted
+    assert (left.destination, left.requests, left.last) == (
+        "wide.test:80",
+        2,
+        "2026-02-01T00:00:00Z",
+    )
+    (also,) = found.also_allowed
+    assert (also.destination, also.requests) == ("none.test:80", 2)
+    assert suggestion_text(found).count("# Not lifted:") == 1
+
+
+def test_what_a_rule_for_a_tunnel_opens_besides_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = suggested(
+        *(tmp_path, monkeypatch),
+        line("read.test", reason="connect_not_allowed"),
+        line("read.test", reason="connect_not_allowed", client="10.0.0.9"),
+        line("none.test"),
+    )
+    (said,) = found.besides
+    assert said.startswith("No rule is for tunnels alone: the one to add lets plain HTTP requests")
+    assert "`allow read.test (GET)` at f.yaml:6:9" in said
+    assert f"# {said}\n" in suggestion_text(found)
+
+
+def test_what_the_neighbour_opens_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = "read.test, methods: [GET]"
+    inside = POLICY.replace(methods, f"{methods}, allow_private: [10.1.0.0/16]")
+    put = plain("read.test", "PUT", "/", "method_not_allowed")
+    found = suggested(tmp_path, monkeypatch, put, policy=inside)
+    assert found.additions[0].rules[0].rule == [
+        '{host: read.test, ports: [80], methods: ["PUT"], allow_private: ["10.1.0.0/16"]}'
+    ]
+    # In audit mode the line names the address. Of a public one, nothing needs to be opened.
+    for address, opened in (
+        ("10.1.0.9", ', allow_private: ["10.1.0.9/32"]'),
+        ("93.184.215.14", ""),
+    ):
+        would = plain(
+            *("read.test", "PUT", "/", "method_not_allowed"), event="WOULD_DENY", address=address
+        )
+        (addition,) = suggested(tmp_path, monkeypatch, would, policy=inside).additions
+        assert addition.rules[0].rule == [
+            f'{{host: read.test, ports: [80], methods: ["PUT"]{opened}}}'
+        ]

@@ -23,6 +23,13 @@ needs_server = pytest.mark.skipif(
 )
 
 
+def need_tls() -> None:
+    """Skip where the server was built without TLS."""
+    assert SERVER is not None
+    if b"SSL_CTX_new" not in Path(SERVER).read_bytes():
+        pytest.skip(f"{SERVER} was built without TLS")
+
+
 class RedisServer:
     """A server with nothing in it, on a port of its own; what it is told is gone when it ends."""
 
