@@ -45,7 +45,7 @@ class Margin:
 MARGINS = (
     Margin("tunnel", 1.2, 3.5),  # 0.7, 2.0
     Margin("deny", 0.5, 4.0),  # 0.3, 2.4
-    Margin("get", 2.5, None),  # 1.5
+    Margin("get", 1.5, None),  # 0.9
     Margin("down-1", 0.9, 2.0),  # 0.45, 1.0
     Margin("down-32", 0.9, 2.5),  # 0.45, 1.0
     Margin("up-1", 0.9, 2.0),  # 0.5, 1.1

@@ -118,3 +118,16 @@ def test_the_peers_are_pinned_by_hash_and_name_no_index() -> None:
         assert hashes
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64} *", each) for each in hashes)
     assert "://" not in text
+
+
+def test_system_calls_are_left_out_where_nobody_may_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (measure,) = [m for m in MEASURES if "calls" in {f.name for f in m.figures}]
+    strace = tmp_path / "strace"
+    strace.write_text("#!/bin/sh\necho 'ptrace: Operation not permitted' >&2\nexit 1\n")
+    strace.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert measure.missing() == "strace may not trace: ptrace: Operation not permitted"
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert measure.missing() == "not installed: apt-get install strace"

@@ -93,7 +93,7 @@ def test_ipv6_into_a_black_hole(
 ) -> None:
     """And the next request begins with what answered."""
     name_server.set("origin.test", Answer((BLACK_HOLE_6, THERE)))
-    proxy = start_proxy(allow=ALLOW)
+    proxy = start_proxy(allow=ALLOW, limits={"idle_origins": 0})
     first, line = through(proxy, far)
     assert (line["address"], line["attempts"]) == (THERE, 2)
     assert STAGGER - 0.01 <= first <= alone(far, BLACK_HOLE_6, THERE) + SLACK
@@ -107,7 +107,8 @@ def test_the_first_of_one_family_into_a_black_hole(
     start_proxy: StartProxy, name_server: NameServer, far: Origin
 ) -> None:
     name_server.set("origin.test", Answer((BLACK_HOLE, THERE)))
-    proxy = start_proxy(allow=ALLOW, dial={"failure_memory": "0s"})
+    # Each request dials: none takes the connection of the one before.
+    proxy = start_proxy(allow=ALLOW, dial={"failure_memory": "0s"}, limits={"idle_origins": 0})
     attempts = set()
     # The addresses of a family take turns at being the first.
     for count in range(1, 5):

@@ -46,6 +46,8 @@ async def test_a_tunnel_that_cannot_be_watched_leaves_nothing_behind() -> None:
     )
     client: Any = SimpleNamespace(
         fd=-1,
+        key="10.0.0.1",
+        started=0.0,
         buffer=b"early",
         watched=False,
         strand=SimpleNamespace(edges=0),
