@@ -37,6 +37,7 @@ from egress_proxy.net.worker import Worker
 from egress_proxy.observe.audit import AuditLog
 from egress_proxy.observe.events import log
 from egress_proxy.observe.metrics import Metrics
+from egress_proxy.observe.turns import Turns
 
 T = TypeVar("T")
 
@@ -74,6 +75,8 @@ class Role:
     """How many serve together."""
     reuse_port: bool = False
     """Whether other processes listen on the proxy's port too."""
+    turns: Turns | None = None
+    """To be taken with those that write to the same log."""
 
 
 class Engine:
@@ -85,8 +88,7 @@ class Engine:
         self.generation = generation
         self.role = role = role or Role()
         loop = asyncio.get_running_loop()
-        # Lines of several processes must not mix in one pipe.
-        self._audit = AuditLog(config.audit, shared=role.workers > 1)
+        self._audit = AuditLog(config.audit, turns=role.turns)
         self.metrics = Metrics(lambda: self._audit.dropped)
         self._scrapes = ThreadPoolExecutor(1, thread_name_prefix="scrape")
         self._kill = asyncio.Event()

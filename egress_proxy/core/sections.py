@@ -27,10 +27,11 @@ _KNOWN: Final = _SECRET.union(
     )
 )
 
-#: Bytes of a head, or of a section, up to which it is remembered, and how many of each kind are. Who sends may choose
-#: them, hence the bounds: some 4 MiB for each kind, with what was made of them.
+#: Bytes of a head, or of a section, and its fields, up to which it is remembered, and how many of each kind are. Who
+#: sends may choose them, hence the bounds. Parsed, a field takes more than it takes on the wire: 8 MiB for each kind.
 REPEATED_SIZE: Final = 768
-_MOST: Final = 2048
+REPEATED_FIELDS: Final = 24
+_MOST: Final = 1024
 
 
 class Section:
@@ -42,6 +43,11 @@ class Section:
         self.fields = fields
         self.known = known
         self._lines: dict[tuple[frozenset[bytes], tuple[bytes, ...]], bytes] = {}
+
+    __hash__ = None  # type: ignore[assignment]  # it holds lists
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Section) and self.fields == other.fields
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of all fields of a name, which is given in lower case."""
@@ -79,8 +85,8 @@ def parse_section(data: bytes, position: int, limit: int) -> Section:
 
 
 def remember(memo: dict[K, V], key: K, value: V, section: Section) -> None:
-    """Keep what was made of a head with this section for its next time, unless there are secrets in it."""
-    if _SECRET.isdisjoint(section.known):
+    """Keep what was made of a head with this section for its next time, unless it is large or has secrets in it."""
+    if len(section.fields) <= REPEATED_FIELDS and _SECRET.isdisjoint(section.known):
         if len(memo) >= _MOST:
             memo.clear()
         memo[key] = value

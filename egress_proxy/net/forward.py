@@ -66,7 +66,17 @@ class Exchange:
 
     __slots__ = (
         *("_admission", "_answer", "_client", "_counted", "_down", "_download", "_early", "_end"),
-        *("_head", "_origin", "_request", "_strand", "_to_parent", "_up", "_upload", "_uploading"),
+        *(
+            "_head",
+            "_origin",
+            "_request",
+            "_silent",
+            "_strand",
+            "_to_parent",
+            "_up",
+            "_upload",
+            "_uploading",
+        ),
         *("keep_alive", "received", "rest", "reusable", "sent", "status", "switching", "unheard"),
     )
 
@@ -80,10 +90,12 @@ class Exchange:
         admission: Admission | None,
         *,
         to_parent: bool,
+        silent: bool,
     ) -> None:
         """Head is what goes to the origin before the request's body; early, what the client sent behind its own.
 
-        With to_parent it is a parent proxy that is taken for the origin here.
+        With to_parent it is a parent proxy that is taken for the origin here. ``silent`` says that the origin has not
+        said anything yet, nor ended: all that it says is told by an edge.
         """
         self._strand = client.strand
         self._client = client
@@ -92,6 +104,7 @@ class Exchange:
         self._head = head
         self._early = early
         self._to_parent = to_parent
+        self._silent = silent
         self._admission = None if admission is None or not admission.metered else admission
         self._counted = (0, 0)
         self._upload: Body | None = None
@@ -183,7 +196,7 @@ class Exchange:
         deadline = monotonic() + (timeouts.response if upload is None else timeouts.idle)
         response: ResponseHead | None = None
         # An answer takes its time: to look for it now would be a call for nothing.
-        early = upload is None and self._uploading
+        early = upload is None and self._uploading and self._silent
         try:
             while True:
                 if upload is not None and self._push(upload):
@@ -193,7 +206,9 @@ class Exchange:
                 if response is None:
                     early = False
                     if upload is None:
-                        await self._strand.until(_ANSWERED, min(deadline, self._end))
+                        # A reset may have come before, while the origin was looked for.
+                        if not self._client.edges & select.EPOLLERR:
+                            await self._strand.until(_ANSWERED, min(deadline, self._end))
                         if self._client.edges & select.EPOLLERR:
                             raise ExchangeError(reasons.CLIENT_ABORTED)
                     else:

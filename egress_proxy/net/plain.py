@@ -89,6 +89,8 @@ async def serve_plain(
         early,
         permit.admission,
         to_parent=parent is not None,
+        # The pool has looked. Of one that was dialled just now, the edge that told so may have told more.
+        silent=kept,
     )
     taken_over = False
     try:

@@ -257,7 +257,7 @@ async def _who_asks(
     (value,) = shown
     verdict = worker.credentials.known(value, worker.poller.now)
     if verdict is None:
-        check = worker.credentials.check(value, client.identity.client)
+        check = worker.credentials.check(value, client.key)
         try:
             # It keeps to its time by itself; the deadline is there in case it should not.
             verdict = await client.strand.result_of(check, monotonic() + MAX_WAIT + 5)

@@ -15,6 +15,7 @@ from egress_proxy.core.reason import Code, Event
 from egress_proxy.core.record import Record
 from egress_proxy.observe.events import log
 from egress_proxy.observe.lines import Clock, encode, hide_denied
+from egress_proxy.observe.turns import Turns
 from egress_proxy.observe.writer import LineWriter
 
 STDOUT: Final = 1
@@ -34,7 +35,7 @@ _DEFECT: Final = Code.INVARIANT_VIOLATION.value
 class AuditLog:
     """Takes records and never blocks: see :class:`~egress_proxy.observe.writer.LineWriter`.
 
-    ``shared`` says that other processes write to the same descriptor.
+    Where other processes write to the same descriptor, ``turns`` are taken with them.
     """
 
     def __init__(
@@ -42,14 +43,14 @@ class AuditLog:
         settings: Audit,
         fd: int = STDOUT,
         *,
-        shared: bool = False,
+        turns: Turns | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._writer = LineWriter(
             fd,
             settings.queue_lines,
             settings.flush_interval,
-            shared=shared,
+            turns=turns,
             on_failure=_report_failure,
         )
         # Bound once: structlog otherwise assembles a logger for each line, which costs more than

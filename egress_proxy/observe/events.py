@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from egress_proxy.observe.lines import Clock, encode, hide_denied
+from egress_proxy.observe.turns import Turns
 from egress_proxy.observe.writer import LineWriter
 
 STDERR: Final = 2
@@ -44,8 +45,8 @@ class _Stderr:
     warning = error = info
 
 
-def _writer(fd: int, *, shared: bool = False) -> LineWriter:
-    return LineWriter(fd, _QUEUE_LINES, flush_interval=0.0, shared=shared)
+def _writer(fd: int, turns: Turns | None = None) -> LineWriter:
+    return LineWriter(fd, _QUEUE_LINES, flush_interval=0.0, turns=turns)
 
 
 _clock = Clock()
@@ -77,13 +78,13 @@ class _FromLogging(logging.Handler):
         )
 
 
-def configure(fd: int = STDERR, *, shared: bool = False, worker: int | None = None) -> None:
+def configure(fd: int = STDERR, *, turns: Turns | None = None, worker: int | None = None) -> None:
     """Send events to this descriptor from now on, and what libraries log with them.
 
-    ``shared`` says that other processes write there too, ``worker`` which of them this is.
+    Where other processes write there too, ``turns`` are taken with them; ``worker`` says which of them this is.
     """
     close()
-    _stderr.writer = _writer(fd, shared=shared or worker is not None)
+    _stderr.writer = _writer(fd, turns)
     _stderr.always = {} if worker is None else {"worker": worker}
     logging.basicConfig(level=logging.WARNING, handlers=[_FromLogging()], force=True)
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 import errno
 import os
 import select
-import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from threading import Condition, Lock, Thread
 
 from egress_proxy.observe.lines import DENIED
+from egress_proxy.observe.turns import Turns
 
 #: Bytes that make a batch go out before its time: what a pipe holds by default (pipe(7)).
 BATCH_BYTES = 65536
-#: Up to this a write to a pipe never mixes with another process's: Linux's value (pipe(7)).
-PIPE_BUF = 4096
 # Lines of denials that one overflow saved are kept in batches of about this many.
 _SAVED_LINES = 256
 # The descriptor is gone, and no later write can succeed.
@@ -34,9 +32,8 @@ class LineWriter:
     counted in ``dropped``; lines that hold ``DENIED`` are the last to go. The thread starts with
     the first line and sleeps while none waits.
 
-    ``flush_interval`` is how many seconds a line waits for company at most. With ``shared``, other
-    processes write to the same pipe: each write then stays within PIPE_BUF where its lines do, so
-    that lines of two processes do not mix.
+    ``flush_interval`` is how many seconds a line waits for company at most. Where other processes write
+    to the same file, ``turns`` are taken with them.
     """
 
     def __init__(
@@ -45,7 +42,7 @@ class LineWriter:
         queue_lines: int,
         flush_interval: float,
         *,
-        shared: bool = False,
+        turns: Turns | None = None,
         on_failure: Callable[[OSError], None] | None = None,
     ) -> None:
         self.dropped = 0
@@ -53,7 +50,7 @@ class LineWriter:
         self._limit = queue_lines
         self._urgent = queue_lines // 2
         self._interval = flush_interval
-        self._write_bytes = PIPE_BUF if shared else sys.maxsize
+        self._turns = turns
         self._on_failure = on_failure
         # Everything below belongs to whoever holds the lock, and nobody holds it during I/O.
         self._lock = Lock()
@@ -190,14 +187,17 @@ class LineWriter:
             return batch
 
     def _write(self, batch: list[bytes]) -> None:
-        written = 0
+        data = b"\n".join(batch) + b"\n"
         try:
-            for data, lines in _pieces(batch, self._write_bytes):
+            if self._turns is None:
                 self._write_all(data)
-                written += lines
+            else:
+                with self._turns.taken(self._fd) as cut_off:
+                    self._torn = cut_off
+                    self._write_all(data)
         except OSError:
             with self._lock:
-                self.dropped += len(batch) - written
+                self.dropped += len(batch)
             raise
 
     def _write_all(self, data: bytes) -> None:
@@ -213,16 +213,3 @@ class LineWriter:
                 continue
             view = view[count:]
             self._torn = bool(view)
-
-
-def _pieces(batch: list[bytes], limit: int) -> Iterator[tuple[bytes, int]]:
-    """Whole lines in pieces within the limit (or of one longer line), and how many each holds."""
-    piece: list[bytes] = []
-    size = 0
-    for line in batch:
-        if piece and size + len(line) + 1 > limit:
-            yield b"\n".join(piece) + b"\n", len(piece)
-            piece, size = [], 0
-        piece.append(line)
-        size += len(line) + 1
-    yield b"\n".join(piece) + b"\n", len(piece)

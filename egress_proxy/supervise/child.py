@@ -22,6 +22,7 @@ from egress_proxy.limits.share import own_part
 from egress_proxy.observe import events
 from egress_proxy.observe.events import log
 from egress_proxy.observe.merge import families
+from egress_proxy.observe.turns import Turns
 from egress_proxy.supervise.channel import LAST, Adopt, Call, Reply, Resolved, Start, Wire
 from egress_proxy.supervise.snapshot import Recorded
 
@@ -29,12 +30,15 @@ from egress_proxy.supervise.snapshot import Recorded
 CANNOT_START: Final = 2
 
 
-def main(descriptor: int, loop: LoopName) -> int:
-    """Serve as the supervisor at the other end of a socket says, until it is gone. Returns the exit status."""
+def main(descriptor: int, turns: int, loop: LoopName) -> int:
+    """Serve as the supervisor at the other end of a socket says, until it is gone. Returns the exit status.
+
+    ``turns`` is the descriptor of those to be taken with the other workers (:class:`Turns`).
+    """
     # A terminal sends these to all of its processes; the supervisor says what becomes of them.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    worker = Child(socket.socket(fileno=descriptor))
+    worker = Child(socket.socket(fileno=descriptor), Turns(turns))
     try:
         run_loop(worker.run(), loop)
     finally:
@@ -46,8 +50,9 @@ def main(descriptor: int, loop: LoopName) -> int:
 class Child:
     """One worker."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, turns: Turns) -> None:
         self.status = 0
+        self._turns = turns
         self._end = end
         self._engine: Engine | None = None
         self._workers = 1
@@ -118,10 +123,10 @@ class Child:
 
     async def _start(self, value: msgspec.Raw) -> None:
         start = msgspec.msgpack.decode(value, type=Start)
-        events.configure(worker=start.number)
+        events.configure(turns=self._turns, worker=start.number)
         self._workers = start.workers
         config = await self._load(start)
-        role = Role(start.number, start.workers, reuse_port=True)
+        role = Role(start.number, start.workers, reuse_port=True, turns=self._turns)
         engine = self._engine = Engine(config, start.generation, role)
         self._loaded(config, start.generation)
         address = engine.listen(SocketAddress(*start.proxy))

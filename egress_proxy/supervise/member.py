@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
@@ -14,6 +15,7 @@ import msgspec
 from egress_proxy.app import LoopName
 from egress_proxy.limits.store import AccountState
 from egress_proxy.observe.merge import Families
+from egress_proxy.observe.turns import Turns
 from egress_proxy.supervise.channel import (
     Adopt,
     Asking,
@@ -38,8 +40,8 @@ END: Final = 5.0
 # A fresh interpreter, not a fork: event loops and threads do not survive one. It imports what this one would
 # import, from the same places.
 _BEGIN: Final = (
-    "import json, sys; _, descriptor, loop, path, _ = sys.argv; sys.path[:] = json.loads(path); "
-    "from egress_proxy.supervise.child import main; sys.exit(main(int(descriptor), loop))"
+    "import json, sys; _, descriptor, turns, loop, path, _ = sys.argv; sys.path[:] = json.loads(path); "
+    "from egress_proxy.supervise.child import main; sys.exit(main(int(descriptor), int(turns), loop))"
 )
 
 
@@ -58,17 +60,17 @@ class Member:
         self._listening = asyncio.ensure_future(asking.listen())
 
     @classmethod
-    async def begin(cls, number: int, workers: int, loop: LoopName) -> Member:
+    async def begin(cls, number: int, workers: int, loop: LoopName, turns: Turns) -> Member:
         """Start the process. Raises OSError."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-c", _BEGIN),
-                    *(str(theirs.fileno()), loop, json.dumps(sys.path)),
+                    *(str(theirs.fileno()), str(turns.fd), loop, json.dumps(sys.path)),
                     f"worker {number} of {workers}",
                     stdin=asyncio.subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[theirs.fileno(), turns.fd],
                 )
             except BaseException:
                 ours.close()
@@ -85,7 +87,9 @@ class Member:
         # Not awaited itself: whoever gives up waiting must not cancel it.
         await asyncio.wait([self._listening])
         if self._asking.last is not None:
-            self.counted = msgspec.msgpack.decode(self._asking.last, type=Families)
+            # Of another release, if the program was replaced meanwhile: then what it told last counts.
+            with contextlib.suppress(msgspec.MsgspecError):
+                self.counted = msgspec.msgpack.decode(self._asking.last, type=Families)
         if status >= 0:
             return f"exit status {status}"
         try:
@@ -100,7 +104,7 @@ class Member:
 
     async def start(self, start: Start, digest: str) -> None:
         """Have it take connections. Raises WorkerGone or WorkerFailed."""
-        await self._ask("start", _NOTHING, start)
+        await self._ask("start", _NOTHING, start, timeout=COMPILE)
         self.generation, self.digest = start.generation, digest
 
     async def adopt(self, order: Adopt, digest: str) -> None:

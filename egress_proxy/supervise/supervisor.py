@@ -39,6 +39,7 @@ from egress_proxy.observe import events
 from egress_proxy.observe.events import log
 from egress_proxy.observe.merge import Families, exposition, families, merged, what_stays
 from egress_proxy.observe.metrics import Metrics, WorkersCount
+from egress_proxy.observe.turns import Turns
 from egress_proxy.supervise.backoff import Backoff
 from egress_proxy.supervise.channel import Adopt, Start, WorkerFailed, WorkerGone
 from egress_proxy.supervise.limits import states_together
@@ -59,16 +60,23 @@ def run(
     The configuration must have been read through :class:`Recording`.
     """
     raise_descriptor_limit()
-    events.configure(shared=True)
+    turns = Turns.make()
+    events.configure(turns=turns)
     with told(loaded, packaged_default=packaged_default):
-        run_loop(Supervisor(loaded.config, workers, loop, reuse_port=reuse_port).run(), loop)
+        run_loop(Supervisor(loaded.config, workers, loop, turns, reuse_port=reuse_port).run(), loop)
 
 
 class Supervisor:
     """The running proxy, as the admin port sees it."""
 
     def __init__(
-        self, config: Config, workers: int, loop: LoopName, *, reuse_port: bool = False
+        self,
+        config: Config,
+        workers: int,
+        loop: LoopName,
+        turns: Turns,
+        *,
+        reuse_port: bool = False,
     ) -> None:
         self.config = config
         self.generation = 1
@@ -76,6 +84,7 @@ class Supervisor:
         self.draining = False
         self._count = workers
         self._loop_name = loop
+        self._turns = turns
         self._reuse_port = reuse_port
         self._serving: dict[int, Member] = {}
         self._began = False
@@ -120,7 +129,9 @@ class Supervisor:
         for member in list(self._serving.values()):
             found = await member.resolve(name)
             if found is not None:
-                return found.addresses if found.reason is None else REASONS[found.reason]
+                if found.reason is None:
+                    return found.addresses
+                return REASONS.get(found.reason, reasons.INTERNAL_ERROR)
         return reasons.STARTING
 
     async def limits(self) -> list[AccountState]:
@@ -211,7 +222,7 @@ class Supervisor:
     ) -> str:
         """Start a worker and wait for its end; says how it came."""
         try:
-            member = await Member.begin(number, self._count, self._loop_name)
+            member = await Member.begin(number, self._count, self._loop_name, self._turns)
         except OSError as error:
             return error.strerror or type(error).__name__
         failure: str | None = None
@@ -230,7 +241,8 @@ class Supervisor:
                 if not first.done():
                     first.set_exception(StartError(failure))
             except WorkerGone:
-                pass
+                # Or it does not come to an end of its start.
+                member.kill()
             else:
                 await self._serve_with(member, first)
             ended = await member.ended()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -150,7 +151,27 @@ def test_what_is_kept_is_bounded() -> None:
     for memo in (http1._requests, http1._responses, sections._remembered):
         assert 0 < len(memo) <= sections._MOST
     forget()
-    long = b"X: %b\r\n" % (b"y" * sections.REPEATED_SIZE)
-    parse_request(GET % long, LIMITS)
-    parse_response(OK % long, "GET", LIMITS)
+    for large in (
+        b"X: %b\r\n" % (b"y" * sections.REPEATED_SIZE),
+        # Small on the wire, and not in memory.
+        b"a:\r\n" * (sections.REPEATED_FIELDS + 1),
+    ):
+        parse_request(GET % large, HeadLimits(4096, 100))
+        parse_response(OK % large, "GET", HeadLimits(4096, 100))
     assert kept() == repr(({}, {}, {})).encode()
+
+
+def test_heads_of_many_fields_take_no_more_memory_than_they_may() -> None:
+    """The attack: heads that are small on the wire and large when parsed, each another one."""
+    limits = HeadLimits(4096, 100)
+    tracemalloc.start()
+    try:
+        for number in range(2 * sections._MOST):
+            fields = b"ab:cd\r\n" * (sections.REPEATED_FIELDS - 3) + b"x:%d\r\n" % number
+            parse_request(GET % fields, limits)
+            parse_response(OK % fields, "GET", limits)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Two kinds of heads and their sections.
+    assert size < 3 * 8 * 1024 * 1024

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import time
 
 import pytest
 
-from tests.conftest import Serve
+from tests.conftest import Serve, StartProxy
 from tests.support.client import RawClient
+from tests.support.dns import Answer, NameServer
 from tests.support.edges import (
     at_rest,
     connect,
@@ -16,12 +19,12 @@ from tests.support.edges import (
     wait_for,
 )
 from tests.support.origin import Exchange, Origin
-from tests.support.proxy import Proxy
+from tests.support.proxy import Proxy, rule
 from tests.support.serving import (
     echo,
     reset,
 )
-from tests.support.tools import MIB
+from tests.support.tools import MIB, wait_until
 
 # Connections with several requests --------------------------------------------------------------
 
@@ -87,6 +90,51 @@ def test_what_a_client_does_while_it_is_answered_is_noticed_afterwards(
                 assert client.is_closed()
             else:
                 assert client.get(f"{base}/bytes/9").status == 200
+    at_rest(proxy)
+
+
+def test_an_origin_that_answers_before_it_is_asked(proxy: Proxy, serve: Serve) -> None:
+    """As one that is overloaded does. The edge that tells of its connection tells of its answer, too."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nno")
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(4096):
+            pass
+
+    server = serve(answer)
+    asked = request(f"http://origin.test:{server.port}/")
+    # Many at once, so that the origin has spoken by the time that the proxy looks.
+    for _ in range(4):
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(proxy.client()) for _ in range(25)]
+            for client in clients:
+                client.send(asked)
+            assert {client.response().status for client in clients} == {503}
+    at_rest(proxy)
+
+
+def test_a_client_that_is_gone_before_its_origin_is_reached(
+    start_proxy: StartProxy, origin: Origin, name_server: NameServer, serve: Serve
+) -> None:
+    """A reset while the name is looked up is not told again, and the origin may take its time."""
+
+    def never_answer(connection: socket.socket) -> None:
+        while connection.recv(4096):
+            pass
+
+    server = serve(never_answer)
+    name_server.set("slow.test", Answer(("127.0.0.1",), delay=0.4))
+    proxy = start_proxy(allow=[rule("origin.test"), rule("slow.test")])
+    client = proxy.client()
+    # From here on the poller looks after its connection.
+    assert client.get(f"http://origin.test:{origin.http}/").status == 200
+    client.send(request(f"http://slow.test:{server.port}/gone"))
+    wait_until(lambda: name_server.asked("slow.test"), what="a question")
+    client.reset()
+    (line,) = proxy.wait_for_lines(1, path="/gone")
+    assert line["reason"] == "client_aborted"
+    assert server.accepted == 1
     at_rest(proxy)
 
 

@@ -406,7 +406,9 @@ async def test_a_table_that_comes_between_a_verdict_and_its_use() -> None:
 
     worker = SimpleNamespace(credentials=credentials, poller=SimpleNamespace(now=time.monotonic()))
     client = SimpleNamespace(
-        identity=Identity("192.0.2.1"), strand=SimpleNamespace(result_of=result_of)
+        key="192.0.2.1",
+        identity=Identity("192.0.2.1"),
+        strand=SimpleNamespace(result_of=result_of),
     )
     head = f"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n{RIGHT}\r\n".encode()
     request = parse_request(head, HeadLimits(32768, 100))

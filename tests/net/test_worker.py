@@ -11,10 +11,14 @@ import pytest
 
 from egress_proxy.config.load import parse
 from egress_proxy.core import reasons
+from egress_proxy.core.http1 import HeadLimits, parse_request
+from egress_proxy.identity.credentials import Refused
 from egress_proxy.net import worker as module
+from egress_proxy.net.client import Client, Heads
 from egress_proxy.net.client_key import client_key
 from egress_proxy.net.dialer import MAX_BESIDE
-from egress_proxy.net.poller import Poller
+from egress_proxy.net.poller import Poller, Strand
+from egress_proxy.net.session import _who_asks
 from egress_proxy.net.worker import Worker
 
 CONFIG = """
@@ -88,6 +92,32 @@ async def test_a_client_with_many_addresses_is_one_client(make_worker: Any) -> N
     for client in clients:
         worker.close(-1, client)
     assert worker._clients == {}
+
+
+async def test_guesses_of_one_network_wait_in_one_queue() -> None:
+    """The attack: each guess from another address, so that each has a queue of its own."""
+    asked: list[str] = []
+
+    class Checks:
+        def known(self, _value: bytes, _now: float) -> None:
+            return None
+
+        def check(self, _value: bytes, client: str) -> asyncio.Future[Refused]:
+            asked.append(client)
+            verdict: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
+            verdict.set_result(Refused.WRONG)
+            return verdict
+
+    poller = Poller(asyncio.get_running_loop())
+    worker: Any = SimpleNamespace(credentials=Checks(), poller=poller)
+    settings: Any = SimpleNamespace(required=True)
+    head = b"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nProxy-Authorization: Basic eA==\r\n\r\n"
+    for address in ("2001:db8::1", "2001:db8::2", "192.0.2.1"):
+        client = Client(Strand(poller), -1, address, Heads())
+        asking = _who_asks(worker, client, settings, parse_request(head, HeadLimits(4096, 20)))
+        assert (await asking)[1] is reasons.PROXY_CREDENTIALS_WRONG
+    poller.shut()
+    assert asked == ["2001:db8::/64", "2001:db8::/64", "192.0.2.1"]
 
 
 # By descriptors ---------------------------------------------------------------------------------

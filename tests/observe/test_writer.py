@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from egress_proxy.observe.writer import BATCH_BYTES, PIPE_BUF, LineWriter
+from egress_proxy.observe.turns import Turns
+from egress_proxy.observe.writer import BATCH_BYTES, LineWriter
 from tests.observe.line_pipe import Pipe
 
 PLENTY = 100_000
@@ -242,22 +245,58 @@ def test_the_descriptor_is_left_as_it_was(pipe: Pipe) -> None:
     assert os.get_blocking(pipe.write_end)
 
 
-def test_writes_to_a_shared_pipe_are_whole_lines_within_pipe_buf(
-    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written: list[bytes] = []
+#: Writes so many lines of a length as a process of its own, to its stdout, and is slow about it.
+_WRITE_LINES = """
+import os, sys
+from egress_proxy.observe import writer
+from egress_proxy.observe.turns import Turns
+whole = os.write
+writer.os.write = lambda fd, data: whole(fd, data[:1000])  # as a pipe that is nearly full
+lines = writer.LineWriter(1, 10**6, 0.0, turns=Turns(int(sys.argv[1])))
+for number in range(300):
+    lines.append(sys.argv[2].encode() * (number * 40))
+assert lines.close(60)
+"""
 
-    def write(fd: int, data: memoryview) -> int:
-        written.append(bytes(data))
-        return len(data)
 
-    monkeypatch.setattr(os, "write", write)
-    writer = LineWriter(pipe.write_end, PLENTY, 0.01, shared=True)
-    lines = [b"a" * (number % 700) for number in range(1000)] + [b"b" * 5000]
-    for line in lines:
-        writer.append(line)
-    assert writer.close(10)
-    assert b"".join(written).splitlines() == lines
-    assert all(data.endswith(b"\n") for data in written)
-    assert all(len(data) <= PIPE_BUF for data in written[:-1])
-    assert len(written) < 120
+def test_lines_of_several_processes_do_not_mix() -> None:
+    """However long a client has made them: beyond PIPE_BUF the system keeps no write together (pipe(7))."""
+    turns = Turns.make()
+    read_end, write_end = os.pipe()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WRITE_LINES, str(turns.fd), letter],
+            stdout=write_end,
+            pass_fds=[turns.fd],
+        )
+        for letter in "abc"
+    ]
+    os.close(write_end)
+    try:
+        with os.fdopen(read_end, "rb") as out:
+            lines = out.read().split(b"\n")
+        assert [process.wait(60) for process in processes] == [0, 0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        os.close(turns.fd)
+    for letter in (b"a", b"b", b"c"):
+        assert [len(line) for line in lines if line[:1] == letter] == list(range(40, 12_000, 40))
+    assert all(len(set(line)) <= 1 for line in lines)
+
+
+def test_what_a_process_left_behind_half_written_stays_a_line_of_its_own(pipe: Pipe) -> None:
+    turns = Turns.make()
+    try:
+        if not (child := os.fork()):
+            with turns.taken(pipe.write_end):
+                os.write(pipe.write_end, b"half a li")
+                os._exit(0)
+        os.waitpid(child, 0)
+        writer = LineWriter(pipe.write_end, PLENTY, 0.0, turns=turns)
+        writer.append(b"one")
+        writer.append(b"two")
+        assert lines_of(pipe, writer) == [b"half a li", b"one", b"two"]
+    finally:
+        os.close(turns.fd)

@@ -12,6 +12,7 @@ import pytest
 from egress_proxy.config.load import load
 from egress_proxy.config.model import Config, SocketAddress
 from egress_proxy.engine import StartError
+from egress_proxy.observe.turns import Turns
 from egress_proxy.supervise import supervisor
 from egress_proxy.supervise.channel import Adopt, Start, WorkerFailed, WorkerGone
 from egress_proxy.supervise.snapshot import Recording
@@ -69,7 +70,7 @@ def spread(tmp_path: Path, serving: dict[int, Worker], generation: int = 2) -> S
     """Have a configuration of this generation in force, and wait until it has reached all."""
 
     async def main() -> Supervisor:
-        made = Supervisor(configuration(tmp_path, "a.test"), len(serving), "asyncio")
+        made = Supervisor(configuration(tmp_path, "a.test"), len(serving), "asyncio", Turns(-1))
         made._serving = serving  # type: ignore[assignment]
         made._swap(configuration(tmp_path, "b.test"), generation)
         while made._tasks:
@@ -108,7 +109,7 @@ def test_another_one_comes_while_it_is_spread(tmp_path: Path, said: list[Any]) -
     first, second = Worker(1, took), Worker(2, took)
 
     async def main() -> None:
-        made = Supervisor(configuration(tmp_path, "a.test"), 2, "asyncio")
+        made = Supervisor(configuration(tmp_path, "a.test"), 2, "asyncio", Turns(-1))
         made._serving = {1: first, 2: second}  # type: ignore[dict-item]
         newest = configuration(tmp_path, "c.test")
 
@@ -165,7 +166,7 @@ def keep(
     address = SocketAddress("127.0.0.1", 1)
 
     async def main() -> tuple[BaseException | None, Supervisor]:
-        made = Supervisor(configuration(tmp_path, "a.test"), 1, "asyncio")
+        made = Supervisor(configuration(tmp_path, "a.test"), 1, "asyncio", Turns(-1))
         first = asyncio.get_running_loop().create_future()
         made._spawn(made._keep(1, address, address, first))
         await asyncio.wait([first], timeout=5)
