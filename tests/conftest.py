@@ -44,20 +44,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--loop", choices=_LOOPS, help="run the proxy on this event loop, uvloop by default"
     )
     parser.addoption(
-        "--times", type=int, default=1, help="try so many times as many examples of each property"
+        "--times", type=float, default=1, help="try so many times as many examples of each property"
     )
 
 
 @pytest.hookimpl(trylast=True)  # the marker is set by hypothesis' own hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     times = config.getoption("--times")
-    for item in items if times > 1 else ():
+    for item in items if times != 1 else ():
         if item.get_closest_marker("hypothesis"):
             function: Any = item.obj  # type: ignore[attr-defined]
             # How hypothesis itself keeps what @settings said; there is no public way to change it.
             said = function._hypothesis_internal_use_settings
             function._hypothesis_internal_use_settings = settings(
-                said, max_examples=times * said.max_examples, derandomize=False
+                said, max_examples=max(int(times * said.max_examples), 5), derandomize=times < 1
             )
 
 

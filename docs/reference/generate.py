@@ -60,7 +60,8 @@ _ERRORS = """\
 # Errors
 
 Generated from `egress_proxy/core/reasons` by `docs/reference/generate.py`: change the table, not this page.
-`egress-proxy errors` prints the same, `egress-proxy errors REASON` explains one, and `--format json` is for programs.
+`egress-proxy errors` prints the same, `egress-proxy errors REASON` explains one, `egress-proxy errors 429` shows
+those of a status, and `--format json` is for programs.
 
 Every refusal has one of ten codes, in `X-Egress-Error` and in its body, and a reason that says which case of it this
 is. A program decides by the code and by `retry`; [the walk](../errors-walk.md) shows each code as a client sees it.

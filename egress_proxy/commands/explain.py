@@ -66,7 +66,7 @@ def add_errors(verbs: Verbs) -> None:
         "name",
         metavar="REASON",
         nargs="?",
-        help="explain this reason, or show those of this code (default: all)",
+        help="explain this reason, or show those of this code or status (default: all)",
     )
     add_format(errors)
     errors.set_defaults(run=_errors)
@@ -192,7 +192,7 @@ def _errors(options: argparse.Namespace) -> int:
     if not table:
         close = _nearest(options.name)
         hint = f"did you mean {close}?" if close else "`egress-proxy errors` shows them all"
-        what = f"no reason and no code has this name; {hint}"
+        what = f"no reason, code or status has this name; {hint}"
         print(f"egress-proxy errors: REASON: {what}", file=sys.stderr)
         return BAD
     if options.format == "json":

@@ -125,7 +125,7 @@ def _about_a_log(
         print(f"egress-proxy: {message}", file=sys.stderr)
     if found.log.is_another_file:
         # A gate must not pass because it was given the wrong file.
-        what = "nothing in it could be understood; name audit lines, or Squid's access.log"
+        what = "no line in it is about a request; name audit lines, or Squid's access.log"
         print(f"egress-proxy: LOG: {what}", file=sys.stderr)
         return BAD
     if options.format == "json":

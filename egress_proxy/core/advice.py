@@ -57,7 +57,8 @@ def addition(
     else:
         head = f"  - name: {yaml_text(home.name)}  # the policy at {home.place}"
     text = f"policies:\n{head}\n    allow:\n      - {yaml_rule(rule)}\n"
-    return text, beside(decision, rule, asked, addresses_known=bool(addresses))
+    notes = beside(decision, rule, asked, addresses_known=bool(addresses))
+    return text, " ".join(notes) or None
 
 
 def is_guarded(text: str, surroundings: Surroundings) -> bool:
@@ -180,25 +181,38 @@ def _guards(network: IPNetwork, surroundings: Surroundings) -> bool:
 
 def beside(
     decision: Decision, rule: Rule, asked: Asked | None = None, *, addresses_known: bool = False
-) -> str | None:
-    """What a person must know about a suggested rule whose neighbour says more than it; None where it says no more."""
+) -> tuple[str, ...]:
+    """All that a person must know about a suggested rule whose neighbour says more than it."""
+    closed = None if addresses_known else still_closed(decision)
+    return tuple(filter(None, (_wider(decision, rule, asked), closed)))
+
+
+def _wider(decision: Decision, rule: Rule, asked: Asked | None) -> str | None:
+    """What a rule lets through that its neighbour does not; None where that is no more than what was asked."""
     near = None if decision.match is None else decision.match.rule
-    if near is None:
+    if near is None or near.conditions is None or rule.conditions is not None or asked is not None:
         return None
-    if near.conditions is not None and rule.conditions is None and asked is None:
-        return (
-            f"No rule is for tunnels alone: the one to add lets plain HTTP requests of every method and path through "
-            f"as well, to `{rule.target}` on port {rule.ports[0][0]}, where `{near}` at {near.place} names some."
-        )
-    if addresses_known or rule.allow_private or decision.parent is not None:
+    return (
+        f"No rule is for tunnels alone: the one to add lets plain HTTP requests of every method and path through "
+        f"as well, to `{rule.target}` on port {rule.ports[0][0]}, where `{near}` at {near.place} names some."
+    )
+
+
+def still_closed(decision: Decision) -> str | None:
+    """What its neighbour opens and no suggested rule does, for a host whose addresses are not known; None of no such.
+
+    If the host lives there, the request is refused for its address until the rule opens that as well.
+    """
+    near = None if decision.match is None else decision.match.rule
+    if near is None or decision.parent is not None:
         return None
     guarded = [each for each in near.allow_private if _guards(each, decision.grant.surroundings)]
-    if guarded:
-        return (
-            f"`{near}` at {near.place} opens {guarded[0]}, which no suggestion does: add it to the `allow_private` of "
-            "the rule where that is meant."
-        )
-    return None
+    if not guarded:
+        return None
+    return (
+        f"`{near}` at {near.place} opens {', '.join(map(str, guarded))}, which no suggestion does: add it to the "
+        "`allow_private` of the rule where that is meant."
+    )
 
 
 def home_of(policy: CompiledPolicy, identity: Identity, decision: Decision) -> Policy | None:

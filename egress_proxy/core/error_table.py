@@ -39,10 +39,15 @@ def names() -> Iterator[str]:
 
 
 def rows(name: str | None = None) -> tuple[Row, ...]:
-    """All rows, by code; or those of one code, or the one of a reason, in any case. None are of another name."""
+    """All rows, by code; or those of one code or one status, or the one of a reason, in any case.
+
+    None are of another name.
+    """
     wanted = None if name is None else name.lower()
     found = [
-        row for row in REASONS.values() if wanted in (None, row.name.lower(), row.code.lower())
+        row
+        for row in REASONS.values()
+        if wanted in (None, row.name.lower(), row.code.lower(), str(row.status))
     ]
     order = tuple(Code)
     return tuple(_row(each) for each in sorted(found, key=lambda row: order.index(row.code)))

@@ -130,8 +130,9 @@ class LogSummary(msgspec.Struct, frozen=True):
 
     @property
     def is_another_file(self) -> bool:
-        """Whether there are lines, and none of them is one of a log."""
-        return self.not_understood > 0 and self.not_understood == self.lines
+        """Whether there are lines, and none of them is about a request: the proxy's events, say."""
+        other = self.skipped.get(Skipped.OTHER, 0)
+        return self.lines > 0 and self.not_understood + other == self.lines
 
     def messages(self) -> list[str]:
         """What a person should know about the log, one line each."""
@@ -145,6 +146,12 @@ class LogSummary(msgspec.Struct, frozen=True):
         ]
         if not self.lines:
             found.append("the log is empty")
+        elif self.is_another_file and self.skipped:
+            other = count(self.skipped[Skipped.OTHER], "line")
+            found.append(
+                f"no audit line was in it: {other} about other things than requests, such as the proxy's events, "
+                "which stand on stderr"
+            )
         return found
 
 

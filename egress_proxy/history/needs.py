@@ -212,7 +212,10 @@ def asked_that_matters(
     policy: CompiledPolicy, identity: Identity, destination: Authority, asked: Asked | None
 ) -> Asked | None:
     """What was asked if the decision depends on it: else requests of one destination are all alike."""
-    return asked if decide(policy, identity, destination).conditional else None
+    decision = decide(policy, identity, destination)
+    # On a port that no rule is for, the rule on another one says what kind of thing may be asked.
+    on_another = decision.match is not None and decision.match.rule.conditions is not None
+    return asked if decision.conditional or on_another else None
 
 
 # The gate remembers its answers by the grant itself.
@@ -332,15 +335,28 @@ class Needs:
         self._numbers = {found.name: number for number, found in enumerate(policy.policies)}
         #: By what is wanted, then by policy.
         self._needs: dict[_Want, dict[_Where, _Need]] = {}
+        #: Where rules for some requests alone are wanted: target and port.
+        self._narrow: set[tuple[_Where, str, int]] = set()
 
     def add(self, identity: Identity, decision: Decision, rule: Rule, tally: Tally) -> None:
         """Note that a client needs a rule."""
-        home = home_of(self._policy, identity, decision)
-        where = Subject(*subject_for(identity)) if home is None else self._numbers[home.name]
-        need = self._needs.setdefault(_want(rule), {}).setdefault(where, _Need())
+        where = self._where(identity, decision)
+        want = _want(rule)
+        if rule.conditions is not None:
+            self._narrow.add((where, want.target, want.port))
+        need = self._needs.setdefault(want, {}).setdefault(where, _Need())
         need.networks.update(rule.allow_private)
         need.tally.include(tally)
         need.clients[identity] += tally.requests
+
+    def has_narrower(self, identity: Identity, decision: Decision, rule: Rule) -> bool:
+        """Whether rules for some requests alone were added where this one, which is for all, would go."""
+        where = self._where(identity, decision)
+        return (where, str(rule.target), rule.ports[0][0]) in self._narrow
+
+    def _where(self, identity: Identity, decision: Decision) -> _Where:
+        home = home_of(self._policy, identity, decision)
+        return Subject(*subject_for(identity)) if home is None else self._numbers[home.name]
 
     def homes(self) -> list[Home]:
         """The policies that get rules, in the order of the configuration, new ones last."""

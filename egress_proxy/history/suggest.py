@@ -6,17 +6,18 @@ loaded again before it is shown: it must mean what the old one meant, and the ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from egress_proxy.config.lint.suffixes import Suffixes
 from egress_proxy.config.load import load
 from egress_proxy.core import reasons
-from egress_proxy.core.advice import beside
+from egress_proxy.core.advice import beside, still_closed, yaml_rule
 from egress_proxy.core.conditions import Asked
+from egress_proxy.core.decide import Decision
 from egress_proxy.core.identity import Identity
 from egress_proxy.core.names import Authority
-from egress_proxy.core.policy import CompiledPolicy, Match
+from egress_proxy.core.policy import CompiledPolicy, Match, Rule
 from egress_proxy.history.draft import Draft, Snapshot, as_yaml, draft
 from egress_proxy.history.edit import flow
 from egress_proxy.history.logs import LogReader, PastRequest
@@ -68,11 +69,11 @@ def suggest(
         refused.read(request)
     needs = Needs(policy)
     lifted: list[Wish] = []
+    perhaps_closed = 0
     hopeless: dict[_Refusal, Tally] = {}
     # Each once, in the order of the log.
     besides: dict[str, None] = {}
-    for wish, tally in refused.wishes.items():
-        decision, answer = lift(policy, wish)
+    for wish, tally, decision, answer in _answers(policy, needs, refused.wishes):
         if isinstance(answer, Hopeless):
             match = decision.match if answer.reason in _BY_RULE else None
             why = _Refusal(wish.identity, wish.destination, answer.reason, answer.why, match)
@@ -81,9 +82,10 @@ def suggest(
             needs.add(wish.identity, decision, answer, tally)
             lifted.append(wish)
             known = bool(wish.addresses) or wish.reachable
-            advice = beside(decision, answer, wish.asked, addresses_known=known)
-            if advice is not None:
-                besides[advice] = None
+            for note in beside(decision, answer, wish.asked, addresses_known=known):
+                besides[note] = None
+            if not known and still_closed(decision) is not None:
+                perhaps_closed += tally.requests
     homes = needs.homes()
     outcome = Draft()
     if homes:
@@ -105,7 +107,8 @@ def suggest(
         config=config_path,
         refused=refused.count,
         already_allowed=refused.already_allowed,
-        lifted=sum(rule.tally.requests for home in homes for rule in home.rules),
+        lifted=sum(rule.tally.requests for home in homes for rule in home.rules) - perhaps_closed,
+        perhaps_closed=perhaps_closed,
         additions=tuple(map(_addition, homes)),
         diff=outcome.diff,
         apply_in=outcome.apply_in,
@@ -121,6 +124,39 @@ def suggest(
         notes=tuple(notes),
         log=log,
     )
+
+
+def _answers(
+    policy: CompiledPolicy, needs: Needs, wishes: Distinct[Wish]
+) -> Iterator[tuple[Wish, Tally, Decision, Rule | Hopeless]]:
+    """What each wish needs, in the order of the log; the caller adds a rule before it asks for the next.
+
+    Last come tunnels to hosts that rules are for some requests of. A rule for one is for every plain request as well:
+    where narrower ones are suggested, such requests are sent, and the wide one would make the others say nothing.
+    """
+    tunnels: list[tuple[Wish, Tally, Decision, Rule]] = []
+    for wish, tally in wishes.items():
+        decision, answer = lift(policy, wish)
+        near = None if decision.match is None else decision.match.rule.conditions
+        # Another client of the same policy may be the one whose requests are told apart.
+        may_be_wide = wish.asked is None and (decision.conditional or near is not None)
+        if may_be_wide and not isinstance(answer, Hopeless):
+            tunnels.append((wish, tally, decision, answer))
+        else:
+            yield wish, tally, decision, answer
+    for wish, tally, decision, rule in tunnels:
+        wide = needs.has_narrower(wish.identity, decision, rule)
+        yield wish, tally, decision, _too_wide(decision, rule) if wide else rule
+
+
+def _too_wide(decision: Decision, rule: Rule) -> Hopeless:
+    denial = decision.denial or reasons.DESTINATION_IP_PROHIBITED
+    why = (
+        f"no rule is for tunnels alone, and `{yaml_rule(rule)}` would let plain HTTP requests of every method and path "
+        "through as well, so that the rules for some of them would say nothing: add it by hand where that is meant"
+    )
+    closed = still_closed(decision)
+    return Hopeless(denial.name, why if closed is None else f"{why}; {closed.removesuffix('.')}")
 
 
 class _Refusal(NamedTuple):

@@ -79,6 +79,8 @@ class Suggestion(msgspec.Struct, frozen=True):
     """Those of them that the configuration allows by now."""
     lifted: int
     """Those that the additions let through."""
+    perhaps_closed: int
+    """Those that they let through only if the host's address needs nothing that no suggestion opens."""
     additions: tuple[Addition, ...]
     diff: str
     """Unified diff; empty where there is nothing to add or the edit could not be verified."""
@@ -126,7 +128,11 @@ def _summary(found: Suggestion) -> str:
     rules = sum(len(rule.rule) for addition in found.additions for rule in addition.rules)
     if not rules:
         return f"{text}. There is nothing to add."
-    return f"{text}. {count(rules, 'rule')} would let {found.lifted:,} of them through."
+    text += f". {count(rules, 'rule')} would let {found.lifted or found.perhaps_closed:,} of them through"
+    if found.perhaps_closed:
+        more = f" and {found.perhaps_closed:,} more" if found.lifted else ""
+        text += f"{more}, unless the host's address is one that no suggestion opens"
+    return f"{text}."
 
 
 def _some(lines: list[str], noun: str) -> list[str]:

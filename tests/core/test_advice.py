@@ -198,7 +198,8 @@ policies:
          {"host": "out.test", "ports": [8080], "methods": ["GET"], "paths": ["/v1/x"]}, None),
         # The machine's own addresses are for people to open.
         (b"own.test:80", Asked("PUT", b"/"), (),
-         {"host": "own.test", "ports": [80], "methods": ["PUT"], "allow_private": ["10.1.0.0/16"]}, None),
+         {"host": "own.test", "ports": [80], "methods": ["PUT"], "allow_private": ["10.1.0.0/16"]},
+         "`allow own.test (GET)` at f.yaml:7:9 opens 127.0.0.0/8, which no suggestion does"),
         (b"self.test:80", Asked("PUT", b"/"), (),
          {"host": "self.test", "ports": [80], "methods": ["PUT"]},
          "`allow self.test (GET)` at f.yaml:8:9 opens 127.0.0.0/8, which no suggestion does"),
@@ -220,3 +221,19 @@ def test_what_the_neighbouring_rule_says_goes_on_to_hold(
     else:
         assert told.hint is not None
         assert said in told.hint
+
+
+def test_all_that_is_to_know_about_a_rule_is_said() -> None:
+    policy = parse(NEIGHBOUR.encode(), "f.yaml").config.policy
+    told = ask(policy, ("10.20.0.1", b"self.test:80", None), ())
+    assert told.reason == "connect_not_allowed"
+    assert told.hint is not None
+    assert "every method and path" in told.hint
+    assert "opens 127.0.0.0/8, which no suggestion does" in told.hint
+    # What no rule opens anyway is no news where the parent proxy finds the address.
+    upstream = f'upstream: {{proxy: "http://up.test:3128"}}\n{NEIGHBOUR}'
+    told = ask(
+        parse(upstream.encode(), "f.yaml").config.policy, ("10.20.0.1", b"self.test:80", None), ()
+    )
+    assert told.hint is not None
+    assert "127.0.0.0/8" not in told.hint

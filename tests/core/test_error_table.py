@@ -104,6 +104,31 @@ def test_a_code_stands_for_its_reasons(capsys: pytest.CaptureFixture[str]) -> No
     assert found == {401, 407}
 
 
+def test_a_status_stands_for_its_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is what a person sees first, and a program in the end."""
+    assert main(["errors", "429"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith("CODE ")
+    assert {line.split()[1] for line in lines} == {
+        row.name for row in REASONS.values() if row.status == 429
+    }
+    assert len(lines) > 1
+    assert main(["errors", "409", "--format", "json"]) == 0
+    assert [row["reason"] for row in json.loads(capsys.readouterr().out)] == [
+        "idempotency_key_reused"
+    ]
+
+
+@pytest.mark.parametrize("status", ["418", "42", "4290", "0429", "-429", "٤٢٩"])
+def test_what_is_no_status_of_an_error(status: str) -> None:
+    assert rows(status) == ()
+
+
+def test_the_likeliest_cause_of_a_refused_path_comes_first() -> None:
+    advice = REASONS["path_not_allowed"].advice
+    assert 0 < advice.index("not among those") < advice.index("plainest form")
+
+
 @pytest.mark.parametrize("name", ["Deny_Rule", "DENY_RULE", "conflict", "Conflict", "CoNfLiCt"])
 def test_a_name_may_be_in_any_case(capsys: pytest.CaptureFixture[str], name: str) -> None:
     plain = "deny_rule" if "_" in name else "CONFLICT"
@@ -132,7 +157,7 @@ def test_what_is_no_name(capsys: pytest.CaptureFixture[str], name: str, hint: st
     said = capsys.readouterr()
     assert said.out == ""
     assert hint in said.err
-    assert said.err.startswith("egress-proxy errors: REASON: no reason and no code has this name")
+    assert said.err.startswith("egress-proxy errors: REASON: no reason, code or status has this name")
     assert "\x1b" not in said.err
 
 

@@ -270,3 +270,90 @@ def test_what_the_neighbour_opens_is_opened(
         assert addition.rules[0].rule == [
             f'{{host: read.test, ports: [80], methods: ["PUT"]{opened}}}'
         ]
+
+
+LOOPBACK = """\
+version: 1
+policies:
+  - name: p
+    allow:
+      - {host: api.test, ports: [18080], methods: [GET], paths: [/v1/]}
+      - {host: out.test, ports: [80], methods: [GET], paths: [/v1/]}
+"""
+TUNNEL = line("api.test", 18080, reason="connect_not_allowed")
+NARROW = [
+    line("api.test", 18080, method="GET", path="/v2/x", reason="path_not_allowed"),
+    line("api.test", 18080, method="PUT", path="/v1/x", reason="method_not_allowed"),
+]
+
+
+@pytest.mark.parametrize("lines", [[TUNNEL, *NARROW], [*NARROW, TUNNEL]])
+def test_a_rule_for_a_tunnel_does_not_swallow_narrower_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    found = suggested(tmp_path, monkeypatch, *lines, policy=LOOPBACK)
+    (addition,) = found.additions
+    assert [text for rule in addition.rules for text in rule.rule] == [
+        '{host: api.test, ports: [18080], methods: ["GET"], paths: ["/v2/x"]}',
+        '{host: api.test, ports: [18080], methods: ["PUT"], paths: ["/v1/x"]}',
+    ]
+    assert (found.lifted, found.unverified, found.warnings) == (2, None, ())
+    (left,) = found.not_lifted
+    assert (left.destination, left.reason) == ("api.test:18080", "connect_not_allowed")
+    assert "`{host: api.test, ports: [18080]}` would let plain HTTP requests" in left.why
+    apply_diff(found.diff, tmp_path)
+    # No more than was asked for is open.
+    beside = line("api.test", 18080, method="DELETE", path="/v2/x", reason="method_not_allowed")
+    assert replay(load("f.yaml").config.policy, [TUNNEL, beside]).changes == ()
+
+
+def test_a_tunnel_on_another_port_or_of_another_host_has_its_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [
+        line("api.test", 443, reason="port_not_allowed"),
+        line("out.test", 80, reason="connect_not_allowed"),
+    ]
+    found = suggested(tmp_path, monkeypatch, *NARROW, *others, policy=LOOPBACK)
+    assert (found.lifted, found.not_lifted) == (4, ())
+
+
+def test_another_port_does_not_widen_what_may_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = line("out.test", 8080, method="GET", path="/v1/x", reason="port_not_allowed")
+    tunnel = line("out.test", 8080, reason="port_not_allowed")
+    found = suggested(tmp_path, monkeypatch, tunnel, get, policy=LOOPBACK)
+    (addition,) = found.additions
+    assert addition.rules[0].rule == [
+        '{host: out.test, ports: [8080], methods: ["GET"], paths: ["/v1/x"]}'
+    ]
+    assert [left.reason for left in found.not_lifted] == ["port_not_allowed"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "counts", "said"),
+    [
+        ([TUNNEL], (0, 1), "1 rule would let 1 of them through, unless the host's address is one that no"),
+        (NARROW, (0, 2), "2 rules would let 2 of them through, unless"),
+        ([*NARROW, line("none.test")], (1, 2), "3 rules would let 1 of them through and 2 more, unless"),
+        # Where the address is known, it is not in the way.
+        ([line("api.test", 18080, event="WOULD_DENY", reason="connect_not_allowed", address="93.184.215.14")],
+         (1, 0), "1 rule would let 1 of them through.\n"),
+    ],
+)  # fmt: skip
+def test_what_stays_closed_is_not_said_to_be_let_through(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lines: list[str],
+    counts: tuple[int, int],
+    said: str,
+) -> None:
+    policy = LOOPBACK.replace("[18080],", "[18080], allow_private: [127.0.0.0/8],")
+    found = suggested(tmp_path, monkeypatch, *lines, policy=policy)
+    assert (found.lifted, found.perhaps_closed) == counts
+    assert said in suggestion_text(found)
+    closed = [note for note in found.besides if "opens 127.0.0.0/8, which no suggestion" in note]
+    assert len(closed) == (counts[1] > 0)
+    tunnels = [note for note in found.besides if note.startswith("No rule is for tunnels alone")]
+    assert len(tunnels) == (TUNNEL in lines or counts == (1, 0))

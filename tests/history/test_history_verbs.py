@@ -29,7 +29,7 @@ def test_what_is_no_log_passes_no_gate(
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.endswith(
-        "egress-proxy: LOG: nothing in it could be understood; name audit lines, or Squid's access.log\n"
+        "egress-proxy: LOG: no line in it is about a request; name audit lines, or Squid's access.log\n"
     )
     assert "\x1b" not in said.err
 
@@ -59,3 +59,18 @@ def test_a_log_that_cannot_be_read(
 ) -> None:
     assert main([verb, "--config", "f.yaml", log]) == 2
     assert capsys.readouterr().err == f"egress-proxy: {said}"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_events_of_the_proxy_are_no_log(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    events = '{"event":"listening","proxy":"127.0.0.1:3128"}\n{"event":"stopped"}\n'
+    Path("log").write_text(f"{events}Traceback\n")
+    assert main([verb, "--config", "f.yaml", "log"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "egress-proxy: no audit line was in it: 2 lines about other things" in said.err
+    # One request between them is enough, and one that was refused as malformed is one.
+    for audit in (line("b.test"), '{"event":"DENIED","client":"10.0.0.1","reason":"bare_lf"}'):
+        Path("log").write_text(f"{events}{audit}\n")
+        assert main([verb, "--config", "f.yaml", "log"]) == 0
+        assert "no audit line" not in capsys.readouterr().err

@@ -18,9 +18,9 @@ METHOD_NOT_ALLOWED = rows.policy(
 PATH_NOT_ALLOWED = rows.policy(
     "path_not_allowed",
     "The host is allowed, but not this path.",
-    "Send the path in its plainest form: no `//`, `;` or backslash, and nothing percent-encoded that need not be. If "
-    "that is how it was sent, do not retry: ask whoever runs this proxy to allow it; `egress-proxy explain` names the "
-    "rule to add.",
+    "Do not retry: the path is not among those that are allowed here. Ask whoever runs this proxy to allow it; "
+    "`egress-proxy explain` names the rule to add. If it should be among them, send it in its plainest form: no `//`, "
+    "`;` or backslash, and nothing percent-encoded that need not be.",
 )
 CONNECT_NOT_ALLOWED = rows.policy(
     "connect_not_allowed",
