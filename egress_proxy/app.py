@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import resource
 import signal
 import time
@@ -118,7 +119,8 @@ class App:
         )
         admin = AdminServer(self, engine.limiter.states)
         try:
-            address = engine.listen(self.config.listen.proxy)
+            with hinting(reuse_port=self._role.reuse_port):
+                address = engine.listen(self.config.listen.proxy)
             admin_address = await start_admin(admin, self.config, reuse_port=self._role.reuse_port)
             for number in SIGNALS:
                 callback = self._on_hangup if number == signal.SIGHUP else self._on_stop
@@ -209,5 +211,21 @@ async def start_admin(
     try:
         await admin.start(reuse_port=reuse_port)
     except OSError as error:
-        raise cannot_listen(address, error) from None
+        with hinting(reuse_port=reuse_port):
+            raise cannot_listen(address, error) from None
     return SocketAddress(address.host, admin.port)
+
+
+@contextlib.contextmanager
+def hinting(*, reuse_port: bool) -> Iterator[None]:
+    """Where a port is to be shared and cannot be, have the StartError say what that comes from."""
+    try:
+        yield
+    except StartError as error:
+        cause = error.__context__
+        if reuse_port and isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
+            raise StartError(
+                f"{error}; a proxy to take over from must run as the same user,"
+                " and must have been started with --reuse-port itself"
+            ) from None
+        raise

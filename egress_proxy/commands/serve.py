@@ -10,6 +10,10 @@ from egress_proxy.commands.common import BAD, OK, Verbs, add_config, config_path
 
 #: More processes than any machine of today has processors: a number beyond is a slip of the hand.
 MAX_WORKERS: Final = 256
+_NO_FILE: Final = (
+    "egress-proxy: --reuse-port cannot be used with `state: sqlite://…`: the proxy that is replaced has the file until"
+    " it has drained, so the two cannot run side by side; use `redis://…`, or restart without --reuse-port"
+)
 
 
 def add(verbs: Verbs) -> None:
@@ -49,6 +53,7 @@ def _workers(text: str) -> int:
 def _serve(options: argparse.Namespace) -> int:
     from egress_proxy.config.errors import ConfigError
     from egress_proxy.config.load import load
+    from egress_proxy.config.model import FileState
     from egress_proxy.supervise.snapshot import Recording
 
     workers: int = options.workers
@@ -57,6 +62,9 @@ def _serve(options: argparse.Namespace) -> int:
             loaded = load(path, Recording() if workers > 1 else None)
         except ConfigError as error:
             print(error, file=sys.stderr)
+            return BAD
+        if options.reuse_port and isinstance(loaded.config.state, FileState):
+            print(_NO_FILE, file=sys.stderr)
             return BAD
         # Only now: `serve` with a broken configuration need not wait for the server's modules.
         from egress_proxy import app

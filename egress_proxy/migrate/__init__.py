@@ -12,7 +12,7 @@ from typing import Final
 
 from egress_proxy.migrate.smokescreen import import_smokescreen
 from egress_proxy.migrate.squid import import_squid
-from egress_proxy.migrate.writing import Imported, MigrationError, Note, shown
+from egress_proxy.migrate.writing import Imported, MigrationError, Note, UnreadableError
 
 __all__ = ["PEERS", "Imported", "MigrationError", "Note", "import_file", "read_text"]
 
@@ -44,11 +44,9 @@ def read_text(path: str) -> str:
             data = file.read(_MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         why = (isinstance(error, OSError) and error.strerror) or error
-        raise MigrationError(f"{shown(path)}: the file cannot be read: {why}") from None
+        raise UnreadableError(path, str(why)) from None
     if len(data) > _MAX_FILE_BYTES:
-        raise MigrationError(
-            f"{shown(path)}: the file is larger than {_MAX_FILE_BYTES // 2**20} MiB"
-        )
+        raise UnreadableError(path, f"it is larger than {_MAX_FILE_BYTES // 2**20} MiB")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:

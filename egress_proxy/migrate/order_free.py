@@ -287,7 +287,8 @@ def _write_groups(rules: Ordered, client: int, view: _View, losses: dict[Loss, N
     denying: dict[tuple[int, int], set[int]] = {}
     for group in range(rules.groups):
         verdict = rules.group_verdict(client, group)
-        want = union(verdict.allowed) & ~view.closed[group]
+        closed = view.closed[group]
+        want = union(verdict.allowed) & ~closed
         found = _settled(rules, want, 0, view.closed[group], names)
         # What would still cost names something is not allowed at all.
         spared = ways.on_its_ports(found.denied & names)
@@ -304,6 +305,9 @@ def _write_groups(rules: Ordered, client: int, view: _View, losses: dict[Loss, N
             if lost := mask & want & ~may:
                 kept = Kept.PLAIN if lost & ways.connect else Kept.CONNECT
                 losses[Loss(rule, None, _ADDRESSES, kept)] = None
+            if mask & closed:
+                by = next(one for one in rules.closing_rules if group in rules.closes(one))
+                losses[Loss(rule, by, _ADDRESSES)] = None
     for (rule, ports), some in allowing.items():
         exactly = frozenset(some)
         opened = ways.allowed(ports)

@@ -4,14 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
 from egress_proxy.migrate.hosts import HostTree, Region
 from egress_proxy.migrate.ways import Ways
 
 Clients = frozenset[int]
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class Ordered:
     closing_rules: tuple[int, ...] = ()
 
 
-def union(masks: dict[int, int]) -> int:
+def union(masks: Mapping[_Key, int]) -> int:
     found = 0
     for mask in masks.values():
         found |= mask

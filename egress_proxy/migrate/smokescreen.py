@@ -24,6 +24,7 @@ from egress_proxy.migrate.writing import (
     WrittenPolicy,
     WrittenRule,
     flow_text,
+    nothing_allowed,
     policy_name,
     shown,
     write,
@@ -66,8 +67,7 @@ def import_smokescreen(path: str, text: str) -> Imported:
     policies = conversion.policies()
     if not policies:
         why = "Nothing is allowed to any role that can be carried over."
-        nothing = WrittenRule("*", EVERY_PORT)
-        policies = [WrittenPolicy("nothing-allowed", (why,), None, deny=(nothing,))]
+        policies = [nothing_allowed(why)]
     notes = tuple(
         sorted(dict.fromkeys((*acl.notes, *conversion.notes)), key=lambda note: note.line)
     )

@@ -14,21 +14,25 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from egress_proxy.core.networks import IPNetwork, lies_within
-from egress_proxy.core.policy import EVERY_PORT
 from egress_proxy.core.special_use import SPECIAL_USE
 from egress_proxy.migrate.order_free import order_free
-from egress_proxy.migrate.ordered import Draft, Kept, Loss
+from egress_proxy.migrate.ordered import Draft
 from egress_proxy.migrate.squid_acls import Acl, Literal, built_in, cut_nested, why_unknown
 from egress_proxy.migrate.squid_decisions import GATES, Decisions, Rule
 from egress_proxy.migrate.squid_lines import Directive, Files, FindFiles, ReadFile, directives
+from egress_proxy.migrate.squid_losses import (
+    doubt_notes,
+    loss_notes,
+    nothing_note,
+    useless_notes,
+)
 from egress_proxy.migrate.squid_policies import written
 from egress_proxy.migrate.squid_values import define
 from egress_proxy.migrate.writing import (
     Imported,
     MigrationError,
     Note,
-    WrittenPolicy,
-    WrittenRule,
+    nothing_allowed,
     shown,
     write,
 )
@@ -60,7 +64,7 @@ _NOTED: Final = {
     "request_header_access": "headers of requests are not removed",
     "request_header_add": "headers are not added to requests",
     "request_header_replace": "headers of requests are not replaced",
-    "tcp_outgoing_address": "the system chooses the address that connections come from",
+    "tcp_outgoing_address": "write the address as `dial.source_addresses`, which is for all clients",
     "deny_info": "the answer to a denied request is ours",
 }
 
@@ -72,9 +76,6 @@ _INTERCEPTING: Final = frozenset(("intercept", "transparent", "tproxy", "accel")
 
 #: What a squid.conf has at least one of.
 _SIGNS: Final = frozenset((*GATES, *_OLD_NAMES, "acl", "http_port", "https_port", "cache_peer"))
-
-#: Patterns that one note names.
-_MAX_NAMED: Final = 5
 
 _OWN_DOMAINS: Final = frozenset(
     ("corp", "home", "internal", "intranet", "lan", "local", "localdomain", "localhost", "test")
@@ -88,17 +89,6 @@ MIXED_WHY: Final = (
     "Squid denies a name if any of its addresses is in this network; here those addresses are never dialled, and a "
     "name is denied if it has no other"
 )
-
-_KEPT_WHY: Final = {
-    Kept.PLAIN: (
-        "{}: not all of CONNECT can stay allowed: it cannot be allowed without plain requests, and to deny those would "
-        "deny others that are allowed"
-    ),
-    Kept.CONNECT: (
-        "{}: not all plain requests can stay allowed: what must be denied of CONNECT, or of other methods and paths, "
-        "cannot be denied without them"
-    ),
-}
 
 
 def find_files(pattern: str) -> Sequence[str]:
@@ -187,14 +177,20 @@ class _Importer:
         for rule in numbered:
             self._note_unknown(rule, used)
         self.notes |= dict.fromkeys(decisions.notes())
-        self.notes |= dict.fromkeys(_loss_notes(decisions, losses))
+        self.notes |= dict.fromkeys(loss_notes(decisions, losses))
+        self.notes |= dict.fromkeys(doubt_notes(decisions))
+        noted = {(note.file, note.line) for note in self.notes}
+        self.notes |= dict.fromkeys(useless_notes(decisions, noted))
         self.notes |= dict.fromkeys(_private_note(decisions, drafts))
         policies, sets = written(decisions, drafts)
         if not policies:
-            policies = [_nothing(self.rules["http_access"])]
+            policies = [nothing_allowed(_why_nothing(self.rules["http_access"]))]
         notes = tuple(
             sorted(self.notes, key=lambda note: self.order.get((note.file, note.line), 0))
         )
+        last = nothing_note(self.path, decisions, drafts)
+        if last is not None:
+            notes = (*notes, last)
         return Imported(write(policies, _heading(self.path), notes, sets=sets), notes)
 
     def _used(self, rules: Iterable[Rule]) -> dict[str, Acl]:
@@ -272,35 +268,6 @@ def _may_deny(name: str) -> bool:
     )
 
 
-def _loss_notes(decisions: Decisions, losses: Iterable[Loss]) -> Iterable[Note]:
-    """What rules without an order cannot say."""
-    lost: dict[tuple[int, int | None, Kept], list[str]] = {}
-    for loss in losses:
-        by = loss.by if loss.kept is Kept.NOTHING else None
-        lost.setdefault((loss.rule, by, loss.kept), []).append(loss.what)
-    for (number, by, kept), patterns in lost.items():
-        line = decisions.line(number)
-        if number == by:
-            yield line.note(
-                "rules here have no order, so it closes these addresses to all names on these ports, "
-                "those that earlier lines allow too"
-            )
-            continue
-        named = ", ".join(f"`{shown(pattern)}`" for pattern in patterns[:_MAX_NAMED])
-        if len(patterns) > _MAX_NAMED:
-            named += f" and {len(patterns) - _MAX_NAMED:,} more"
-        if kept is not Kept.NOTHING:
-            yield line.note(_KEPT_WHY[kept].format(named))
-            continue
-        if by is None or by >= len(decisions.rules):
-            denier = "what no line allows"
-        else:
-            denier = f"line {decisions.line(by).line}"
-        yield line.note(
-            f"{named} cannot stay allowed: a deny beats every allow here, and {denier} denies all around it"
-        )
-
-
 def _private_note(decisions: Decisions, drafts: Iterable[Draft]) -> Iterable[Note]:
     """Once, where Squid may well lead to private destinations."""
     for draft in drafts:
@@ -331,10 +298,7 @@ def _heading(path: str) -> list[str]:
     ]
 
 
-def _nothing(rules: Sequence[Rule]) -> WrittenPolicy:
-    why = (
-        "Nothing is surely allowed by the imported rules."
-        if rules
-        else "Without http_access lines Squid denies everything."
-    )
-    return WrittenPolicy("nothing-allowed", (why,), None, deny=(WrittenRule("*", EVERY_PORT),))
+def _why_nothing(rules: Sequence[Rule]) -> str:
+    if rules:
+        return "Nothing is surely allowed by the imported rules."
+    return "Without http_access lines Squid denies everything."

@@ -58,6 +58,8 @@ class _Walk:
     allowed: dict[int, int] = field(default_factory=dict)
     denied: dict[int, int] = field(default_factory=dict)
     closing: dict[int, int] = field(default_factory=dict)
+    lost: dict[tuple[int, int], int] = field(default_factory=dict)
+    """What a rule would allow but for a deny before it that may match."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,10 @@ class Decisions:
         self.memo: dict[tuple[int, _Host], Verdict] = {}
         self.plain_only: set[int] = set()
         """Rules that deny CONNECT where plain requests are allowed."""
+        self.effective: set[int] = set()
+        """Rules that allow something."""
+        self.doubts: dict[int, dict[int, bool]] = {}
+        """For each rule that allows less because denies before it may match: these, and whether names are lost too."""
         self.reverse: int | None = None
         """The first rule that decides about literal addresses by their reverse names."""
 
@@ -231,7 +237,27 @@ class Decisions:
                 closing[rule] = closing.get(rule, 0) | mask
         main = walks[0]
         allowed = {rule: mask & passed for rule, mask in main.allowed.items() if mask & passed}
+        for walk in walks:
+            self.effective.update(rule for rule, mask in walk.allowed.items() if mask & passed)
+        self._tell_doubts(walks, passed, name=host.name)
         return Verdict(allowed, denied, closing)
+
+    def _tell_doubts(self, walks: Sequence[_Walk], passed: int, *, name: bool) -> None:
+        """Remember what would pass all lists if no deny matched that only may."""
+        if not any(walk.lost for walk in walks):
+            return
+        possible = self.every & ~passed
+        for walk in walks:
+            possible &= union(walk.allowed) | union(walk.lost)
+        for walk in walks:
+            for (rule, by), mask in walk.lost.items():
+                hit = [rule] if mask & possible else []
+                if walk is not walks[0]:
+                    # The lines of http_access lose it as well.
+                    hit += [one for one, its in walks[0].allowed.items() if its & mask & possible]
+                for one in hit:
+                    causes = self.doubts.setdefault(one, {})
+                    causes[by] = causes.get(by, False) or name
 
     def _plain_only(self, passed: int) -> int:
         """CONNECT, on the ports where it is denied and plain requests pass whose method and path no rule names."""
@@ -244,25 +270,34 @@ class Decisions:
         if gate == PLAIN_GATE:
             walk.allowed[NO_RULE] = self.ways.connect
             left = self.ways.plain
+        doubts: dict[int, int] = {}
         for rule in rules:
             number = self.number[id(rule)]
             closing = not rule.allow and request.host.name and bool(self._closing_acls(rule))
-            sure, may = self._matches(rule, request, left, closing=closing)
+            doubtful = union(doubts)
+            sure, may = self._matches(rule, request, left | doubtful, closing=closing)
+            surely, sure, may = sure, sure & left, may & left
             if closing:
                 walk.closing[number] = may
-                hit = 0
+                hit = surely = 0
             elif rule.allow:
                 hit = walk.allowed[number] = sure
+                _lose(walk, number, doubts, surely)
             else:
                 hit = walk.denied[number] = may
             if not request.host.name and may & ~sure and self._looks_up(rule):
                 self.reverse = number if self.reverse is None else min(self.reverse, number)
+            if surely & doubtful:
+                doubts = {by: mask & ~surely for by, mask in doubts.items()}
+            if hit & ~sure:
+                doubts[number] = hit & ~sure
             left &= ~hit
-            if not left:
+            if not left and not any(doubts.values()):
                 return walk
         # Squid's default is the opposite of the last line, and to deny without any line.
         if rules and not rules[-1].allow and not rules[-1].line.uncertain:
             walk.allowed[NO_RULE] = walk.allowed.get(NO_RULE, 0) | left
+            _lose(walk, NO_RULE, doubts, self.every)
         else:
             walk.denied[NO_RULE] = left
         return walk
@@ -355,6 +390,12 @@ class Decisions:
         if number < len(self.rules):
             return self.rules[number].line
         return (self.gates["http_access"] or self.rules)[-1].line
+
+
+def _lose(walk: _Walk, rule: int, doubts: dict[int, int], surely: int) -> None:
+    for by, mask in doubts.items():
+        if mask & surely:
+            walk.lost[rule, by] = mask & surely
 
 
 def _about(literal: Literal, value: int) -> int:

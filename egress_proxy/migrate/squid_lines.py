@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-from egress_proxy.migrate.writing import MigrationError, Note, shown
+from egress_proxy.migrate.writing import MigrationError, Note, UnreadableError, shown
 
 ReadFile = Callable[[str], str]
 #: The files that a pattern of ``include`` names, in order.
@@ -112,6 +112,8 @@ def _included(include: Directive, files: Files, depth: int) -> Iterator[Directiv
 
 def reason_of(error: Exception) -> str:
     """What an exception of a file says, without the file's name."""
+    if isinstance(error, UnreadableError):
+        return shown(error.why)
     return shown(str((isinstance(error, OSError) and error.strerror) or error))
 
 

@@ -10,7 +10,7 @@ from egress_proxy.config.sets import MAX_SETS
 from egress_proxy.config.subjects import MAX_SUBJECTS
 from egress_proxy.migrate.ordered import Draft, Entry
 from egress_proxy.migrate.squid_decisions import Decisions, Rule
-from egress_proxy.migrate.ways import Said
+from egress_proxy.migrate.ways import EVERY_PATH, Said
 from egress_proxy.migrate.writing import (
     WrittenPolicy,
     WrittenRule,
@@ -46,10 +46,18 @@ def written(
         )
         if not allow and not deny:
             continue
+        comments = (comment, *_explained(allow, deny))
         for subjects in _subjects(decisions, draft.clients):
             name = policy_name(wanted, taken)
-            policies.append(WrittenPolicy(name, (comment,), subjects, allow, deny))
+            policies.append(WrittenPolicy(name, comments, subjects, allow, deny))
     return policies, {name: hosts for hosts, name in sets.items()}
+
+
+def _explained(allow: Sequence[WrittenRule], deny: Sequence[WrittenRule]) -> Iterable[str]:
+    """Why a policy denies what it seems to allow, or seems to deny all."""
+    if any(rule.paths == (EVERY_PATH,) and not rule.methods for rule in deny):
+        beside = "Squid allows CONNECT alone" if allow else "CONNECT stays as it is"
+        yield f"The deny with `paths: [/]` is for plain requests, and never for tunnels: {beside}."
 
 
 def _name(rule: Rule) -> str:

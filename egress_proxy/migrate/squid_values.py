@@ -121,9 +121,9 @@ def _values(acl: Acl, line: Directive, words: list[str], files: Files) -> list[s
         if word[0] not in "\"'":
             found.append(word)
             continue
-        name = re.split("[\"']", word[1:])[0]
+        name = files.path(re.split("[\"']", word[1:])[0])
         try:
-            found += values_of_file(files.read(files.path(name)))
+            found += values_of_file(files.read(name))
         except (OSError, ValueError, MigrationError) as error:
             _unknown(acl, line, f"the file {shown(name)} cannot be read: {reason_of(error)}")
         if words[position + 1 :]:

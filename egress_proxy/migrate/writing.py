@@ -28,6 +28,15 @@ class MigrationError(EgressProxyError):
     """A file that cannot be imported at all; its text is ``FILE: …`` or ``FILE:LINE: …``, and what to do."""
 
 
+class UnreadableError(MigrationError):
+    """A file that cannot be read."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{shown(path)}: the file cannot be read: {why}")
+        self.why = why
+        """For a message that names the file by itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """Something of a foreign file that means less here, or nothing."""
@@ -75,6 +84,18 @@ class WrittenPolicy:
     """Entries in YAML's flow style, such as ``{cidr: 10.0.0.0/8}``; None for every client."""
     allow: tuple[WrittenRule, ...] = ()
     deny: tuple[WrittenRule, ...] = ()
+
+
+def nothing_allowed(why: str) -> WrittenPolicy:
+    """What a configuration is made of that allows nothing.
+
+    A policy must have a rule. A deny of all would beat each allow that is added, so it is one of a name that never
+    exists (RFC 6761 section 6.4).
+    """
+    todo = "What no policy allows is denied. Remove this one when you add another: it is here because one must be."
+    return WrittenPolicy(
+        "nothing-allowed", (why, todo), None, deny=(WrittenRule("nothing.invalid", EVERY_PORT),)
+    )
 
 
 def shown(text: str) -> str:

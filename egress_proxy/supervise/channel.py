@@ -123,11 +123,14 @@ class Asking:
         self._gone = False
         self.last: msgspec.Raw | None = None
         """What the worker has said at its end, without having been asked."""
+        self.heard = 0
+        """How often it has answered anything, in time or not."""
 
     async def listen(self) -> None:
         """Take answers until the worker is gone."""
         try:
             while (reply := await self._wire.receive(Reply)) is not None:
+                self.heard += 1
                 if reply.id == LAST:
                     self.last = reply.value
                 waiting = self._waiting.pop(reply.id, None)
@@ -140,7 +143,7 @@ class Asking:
             await self._wire.close()
 
     def tell(self, what: str) -> None:
-        """Ask for what is not answered."""
+        """Ask, and wait for no answer."""
         if not self._gone:
             self._wire.send(Call(next(self._ids), what))
 

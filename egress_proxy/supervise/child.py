@@ -63,6 +63,8 @@ class Child:
         self._answers: dict[str, Callable[[msgspec.Raw], Awaitable[Any]]] = {
             "start": self._start,
             "adopt": self._adopt,
+            "ping": self._ping,
+            "connections": self._connections,
             "scrape": self._scrape,
             "limits": self._limits,
             "resolve": self._resolve,
@@ -80,6 +82,9 @@ class Child:
         stop = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait((asked, stop), return_when=asyncio.FIRST_COMPLETED)
+            if asked.done() and (asked.exception() is not None or not asked.result()):
+                # Nobody could tell it of a new policy any more.
+                log.error("supervisor_gone")
             if self._engine is not None and not self.status:
                 await self._drain()
         finally:
@@ -92,14 +97,16 @@ class Child:
                 wire.send(Reply(LAST, msgspec.Raw(msgspec.msgpack.encode(counted))))
             await wire.close()
 
-    async def _listen(self, wire: Wire) -> None:
+    async def _listen(self, wire: Wire) -> bool:
+        """Take questions; whether it was told to end, and not left alone."""
         while (call := await wire.receive(Call)) is not None:
             if call.what == "end":
-                return
+                return True
             # Each beside the others: a scrape must not wait for a drain.
             task = asyncio.ensure_future(self._answer(wire, call))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        return False
 
     async def _answer(self, wire: Wire, call: Call) -> None:
         try:
@@ -141,6 +148,12 @@ class Child:
         self._running.adopt(config, order.generation)
         self._loaded(config, order.generation)
         self._freeing = asyncio.get_running_loop().run_in_executor(None, let_go, before)
+
+    async def _ping(self, _value: msgspec.Raw) -> None:
+        """That it is answered says enough: this is the loop that carries the traffic."""
+
+    async def _connections(self, _value: msgspec.Raw) -> int:
+        return self._running.metrics.connections_active
 
     async def _scrape(self, _value: msgspec.Raw) -> object:
         engine = self._running

@@ -34,6 +34,11 @@ _NOTHING: Final = type(None)
 QUESTION: Final = 2.0
 #: Seconds that a worker may take to compile a configuration. A million rules take about one.
 COMPILE: Final = 300.0
+#: Seconds between two looks whether it answers anything.
+PING: Final = 5.0
+#: Looks in a row that found nothing, after which it is taken for hung. Not one long wait: where the whole machine or
+#: container stood still, the first look afterwards must not end everybody.
+MISSES: Final = 3
 #: Seconds that its end may take once its connections have ended.
 END: Final = 5.0
 
@@ -111,6 +116,22 @@ class Member:
         """Have it decide by another configuration. Raises WorkerGone or WorkerFailed."""
         await self._ask("adopt", _NOTHING, order, timeout=COMPILE)
         self.generation, self.digest = order.generation, digest
+
+    async def silent(self) -> None:
+        """Ask again and again whether it is there; returns when it is not.
+
+        It answers while it compiles a configuration, which is done in a thread.
+        """
+        missed = 0
+        while missed < MISSES:
+            heard = self._asking.heard
+            self._asking.tell("ping")
+            await asyncio.sleep(PING)
+            missed = 0 if self._asking.heard != heard else missed + 1
+
+    async def connections(self) -> int:
+        """How many client connections it has."""
+        return await self._try("connections", int) or 0
 
     async def scrape(self) -> None:
         """Look what it has counted. One that does not answer is believed to have counted nothing since."""

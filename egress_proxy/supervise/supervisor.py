@@ -7,12 +7,11 @@ it alone serves the admin port, reads the configuration's files and minds signal
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Iterator, Sequence
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
 
 from egress_proxy.admin.server import AdminServer, PolicyOfWorker
 from egress_proxy.app import (
@@ -33,7 +32,7 @@ from egress_proxy.config.reload import Reloader
 from egress_proxy.core import reasons
 from egress_proxy.core.reason import Reason
 from egress_proxy.core.reasons import REASONS
-from egress_proxy.engine import StartError, cannot_listen
+from egress_proxy.engine import StartError
 from egress_proxy.limits.store import AccountState
 from egress_proxy.observe import events
 from egress_proxy.observe.events import log
@@ -44,7 +43,12 @@ from egress_proxy.supervise.backoff import Backoff
 from egress_proxy.supervise.channel import Adopt, Start, WorkerFailed, WorkerGone
 from egress_proxy.supervise.limits import states_together
 from egress_proxy.supervise.member import Member
+from egress_proxy.supervise.port import reserve
 from egress_proxy.supervise.snapshot import Kept, Recording, Snapshot
+
+#: Seconds after which the next worker takes a new configuration although the one before has not done so yet: it
+#: may hang, and the others would go on to allow what is forbidden now.
+PATIENCE: Final = 10.0
 
 
 def run(
@@ -96,6 +100,8 @@ class Supervisor:
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._spreading = asyncio.Lock()
+        #: Those that are about to take a configuration. None is given two at a time: the older could win.
+        self._taking: dict[Member, asyncio.Task[None]] = {}
         self._reloader = Reloader(
             *(config.source, config, self._swap, self._broken),
             on_warnings=tell_warnings,
@@ -226,6 +232,7 @@ class Supervisor:
         except OSError as error:
             return error.strerror or type(error).__name__
         failure: str | None = None
+        watching: asyncio.Task[None] | None = None
         try:
             try:
                 await member.start(
@@ -245,6 +252,7 @@ class Supervisor:
                 member.kill()
             else:
                 await self._serve_with(member, first)
+                watching = self._task(self._watch(member))
             ended = await member.ended()
             return ended if failure is None else failure
         except asyncio.CancelledError:
@@ -253,6 +261,8 @@ class Supervisor:
                 await member.ended()
             raise
         finally:
+            if watching is not None:
+                watching.cancel()
             if not self._stopping and self._serving.pop(number, None) is not None:
                 self._past = what_stays(self._past, member.counted)
             self._workers_count.serving = len(self._serving)
@@ -268,19 +278,30 @@ class Supervisor:
             # Something was loaded while it started.
             self._spawn(self._spread())
 
+    async def _watch(self, member: Member) -> None:
+        """End a worker that hangs: the system goes on dealing connections to it, which nobody would answer."""
+        await member.silent()
+        log.error("worker_silent", worker=member.number, pid=member.pid)
+        member.kill()
+
     async def _end(self, admin: AdminServer, held: socket.socket) -> None:
         """Drain all workers, in their order."""
         self.draining = self._stopping = True
         await self._cancel()
         members = [member for _, member in sorted(self._serving.items())]
         if self._reuse_port:
+            # To hand over takes a while.
+            open_now = await asyncio.gather(*(member.connections() for member in members))
+            log.info("draining", connections=sum(open_now))
             # Whoever takes over answers here, too.
             await admin.close()
             await asyncio.gather(*(member.hand_over() for member in members))
         held.close()
         # One after the other: each leaves new connections to those that still listen.
         connections = [await member.stop_accepting() for member in members]
-        log.info("draining", connections=sum(connections))
+        self._workers_count.serving = 0
+        if not self._reuse_port:
+            log.info("draining", connections=sum(connections))
         timeout = self.config.drain_timeout
         await asyncio.gather(*(member.drain(timeout) for member in members))
         await asyncio.gather(*(member.end() for member in members))
@@ -293,9 +314,14 @@ class Supervisor:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        _ = self._task(coroutine)
+
+    def _task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run it beside, until this proxy ends at the latest."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # Configurations.
 
@@ -313,26 +339,51 @@ class Supervisor:
         self._spawn(self._spread())
 
     async def _spread(self) -> None:
-        """Have every worker take the configuration in force, one at a time: compiling it takes a processor."""
+        """Have every worker take the configuration in force, one at a time: compiling it takes a processor.
+
+        None waits for long for the one before it.
+        """
         async with self._spreading:
-            told = 0
-            while behind := [
-                member for member in self._serving.values() if member.generation != self.generation
-            ]:
-                member, config, generation = behind[0], self.config, self.generation
-                order = Adopt(config.source, self._snapshot, Kept.of(config), generation)
-                try:
-                    await member.adopt(order, config.digest)
-                except (WorkerGone, WorkerFailed) as error:
-                    # It must not go on with what is no longer allowed. The next one takes the new configuration.
-                    log.error("worker_reload_failed", worker=member.number, error=str(error))
-                    member.kill()
-                    await member.ended()
-                    member.generation = generation
-                else:
-                    told = generation
+            told: set[int] = set()
+            while True:
+                behind = [
+                    member
+                    for member in self._serving.values()
+                    if member.generation != self.generation and member not in self._taking
+                ]
+                waited_for = list(self._taking.values())
+                if behind:
+                    task = self._task(self._hand_to(behind[0], told))
+                    self._taking[behind[0]] = task
+                    waited_for = [task]
+                elif not waited_for:
+                    break
+                done, _ = await asyncio.wait(
+                    waited_for, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    task.result()
             if told:
-                log.info("policy_reloaded", generation=told, rules=self.config.policy.rule_count)
+                log.info(
+                    "policy_reloaded", generation=max(told), rules=self.config.policy.rule_count
+                )
+
+    async def _hand_to(self, member: Member, told: set[int]) -> None:
+        """Have one worker take the configuration in force, or end it. ``told`` collects what was taken."""
+        config, generation = self.config, self.generation
+        order = Adopt(config.source, self._snapshot, Kept.of(config), generation)
+        try:
+            await member.adopt(order, config.digest)
+        except (WorkerGone, WorkerFailed) as error:
+            # It must not go on with what is no longer allowed. The next one takes the new configuration.
+            log.error("worker_reload_failed", worker=member.number, error=str(error))
+            member.kill()
+            await member.ended()
+            member.generation = generation
+        else:
+            told.add(generation)
+        finally:
+            del self._taking[member]
 
     def _broken(self, error: ConfigError) -> None:
         self._metrics.reload_failed()
@@ -352,30 +403,3 @@ class Supervisor:
 
     async def _reload(self) -> None:
         await self._reloader.reload()
-
-
-@contextlib.contextmanager
-def reserve(
-    address: SocketAddress, *, shared: bool
-) -> Iterator[tuple[socket.socket, SocketAddress]]:
-    """Hold a port for all workers, without listening: the socket, and which port it is. Raises StartError.
-
-    Unless it is to be ``shared`` with another proxy, nobody else may listen there: the system would deal out
-    connections to both.
-    """
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    held = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if address.port and not shared:
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((address.host, address.port))
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind((address.host, address.port))
-    except OSError as error:
-        held.close()
-        raise cannot_listen(address, error) from None
-    with held:
-        host, port = held.getsockname()[:2]
-        yield held, SocketAddress(host, port)

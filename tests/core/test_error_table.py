@@ -157,7 +157,9 @@ def test_what_is_no_name(capsys: pytest.CaptureFixture[str], name: str, hint: st
     said = capsys.readouterr()
     assert said.out == ""
     assert hint in said.err
-    assert said.err.startswith("egress-proxy errors: REASON: no reason, code or status has this name")
+    assert said.err.startswith(
+        "egress-proxy errors: REASON: no reason, code or status has this name"
+    )
     assert "\x1b" not in said.err
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ def test_two_workers_are_one_proxy(
     proxy.process.kill()
     proxy.wait()
     wait_until(lambda: not any(map(_runs, workers)), seconds=10, what="the end of the workers")
+    assert proxy.wait_for_event("supervisor_gone")["level"] == "error"
     with pytest.raises(ConnectionRefusedError):
         proxy.client()
 
@@ -162,6 +164,24 @@ def _still_there(tunnel: RawClient) -> bool:
         return tunnel.some() == b"still there?"
     except OSError:
         return False
+
+
+def test_a_worker_that_hangs_is_replaced(start_proxy: StartProxy) -> None:
+    """The system goes on to deal connections to it, and nobody would answer them."""
+    hasty = (
+        "import sys; from egress_proxy.supervise import member; member.PING = 0.4; "
+        "from egress_proxy.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = (sys.executable, "-c", hasty, "serve", "--workers", "2")
+    proxy = start_proxy(options={"command": command})
+    hung = pids(proxy)[0]
+    os.kill(hung, signal.SIGSTOP)
+    silent = proxy.wait_for_event("worker_silent", seconds=15)
+    assert (silent["worker"], silent["pid"]) == (1, hung)
+    assert proxy.wait_for_event("worker_ended")["how"] == "SIGKILL"
+    proxy.wait_for_event("worker_started", seconds=15)
+    assert hung not in pids(proxy)
+    assert [ask(proxy) for _ in range(MANY)] == [403] * MANY
 
 
 def test_draining_workers(start_proxy: StartProxy, serve: Serve, name_server: NameServer) -> None:
@@ -261,3 +281,23 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     assert (
         said == f"egress-proxy: cannot listen on {address}: the port is in use by another process\n"
     )
+
+
+def test_a_port_whose_owner_does_not_share(tmp_path: Path) -> None:
+    """Whoever wants to replace a proxy is told what the old one lacks, by one worker and by several."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for proxy, admin in ((address, "127.0.0.1:0"), ("127.0.0.1:0", address)):
+            for workers in ("1", "2"):
+                config = _config(listen={"proxy": proxy, "admin": admin})
+                said = failing_start(tmp_path, config, "--workers", workers, "--reuse-port")
+                assert said.startswith(f"egress-proxy: cannot listen on {address}: the port is in")
+                assert "must have been started with --reuse-port itself" in said
+
+
+def test_a_file_of_counters_cannot_be_handed_over(tmp_path: Path) -> None:
+    config = _config(state=f"sqlite://{tmp_path}/state.db")
+    said = failing_start(tmp_path, config, "--reuse-port")
+    assert said.startswith("egress-proxy: --reuse-port cannot be used with `state: sqlite://")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from textwrap import dedent
@@ -47,6 +48,15 @@ def policies(imported: Imported) -> list[dict[str, Any]]:
 def notes(imported: Imported) -> list[str]:
     """The notes that are about this file alone."""
     return [str(note) for note in imported.notes if note.why not in USUAL]
+
+
+def causes(imported: Imported) -> list[str]:
+    """The notes about what is not known, without those about the rules that are lost by it."""
+    return [
+        note
+        for note in notes(imported)
+        if not re.search("not carried over|NOTHING IS ALLOWED", note)
+    ]
 
 
 def only_policy(text: str) -> dict[str, Any]:

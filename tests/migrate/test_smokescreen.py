@@ -276,7 +276,7 @@ def test_more_roles_than_one_policy_takes() -> None:
 
 def test_no_role_at_all() -> None:
     imported = smokescreen("version: v1\nservices: []\nglobal_allow_list: [a.example.com]\n")
-    assert policies(imported) == [{"name": "nothing-allowed", "deny": ["*"]}]
+    assert policies(imported) == [{"name": "nothing-allowed", "deny": ["nothing.invalid"]}]
     assert notes(imported) == []
 
 

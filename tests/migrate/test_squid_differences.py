@@ -7,7 +7,7 @@ import pytest
 from egress_proxy.migrate.squid import MIXED_WHY, SPECIAL_USE_WHY
 from egress_proxy.migrate.squid_decisions import LITERALS_WHY
 from tests.migrate.deciding import allows, policy_of
-from tests.migrate.importing import notes, only_policy, policies, squid
+from tests.migrate.importing import causes, notes, only_policy, policies, squid
 
 # Addresses --------------------------------------------------------------------------------------------------------
 
@@ -77,7 +77,7 @@ def test_a_network_that_is_denied_behind_some_names_only_is_closed_to_all() -> N
 
 def test_names_that_must_resolve_elsewhere_cannot_be_asked_for() -> None:
     imported = squid("acl ours dst 8.8.8.0/24\nhttp_access deny !ours\nhttp_access allow all\n")
-    assert notes(imported) == [
+    assert causes(imported) == [
         (
             "squid.conf:2: `http_access deny !ours`: acl `ours` asks for the addresses of names, which no rule "
             "here does; "

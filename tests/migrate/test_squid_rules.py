@@ -154,7 +154,9 @@ def test_the_default_is_the_opposite_of_the_last_line() -> None:
 def test_what_allows_nothing_is_a_valid_configuration_too(text: str) -> None:
     imported = squid(text)
     (policy,) = policies(imported)
-    assert policy == {"name": "nothing-allowed", "deny": ["*"]}
+    assert policy == {"name": "nothing-allowed", "deny": ["nothing.invalid"]}
+    assert notes(imported) == []
+    assert "Remove this one when you add another" in imported.yaml
     assert not allows(policy_of(imported.yaml), "10.0.0.1", "a.example.com", 443)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.migrate.deciding import allows, policy_of
-from tests.migrate.importing import notes, only_policy, policies, squid
+from tests.migrate.importing import causes, only_policy, policies, squid
 
 # What cannot be known ---------------------------------------------------------------------------------------------
 
@@ -34,7 +34,7 @@ def test_acls_that_ask_for_something_else(acl: str, asked: str) -> None:
         http_access deny all
         """
     imported = squid(text)
-    assert notes(imported) == [
+    assert causes(imported) == [
         (
             f"squid.conf:4: `http_access allow site some`: acl `some` (line 1) asks for {asked}, which no rule "
             "here does; "
@@ -45,7 +45,7 @@ def test_acls_that_ask_for_something_else(acl: str, asked: str) -> None:
     assert policy["name"] == "other"
 
     denied = squid(text.replace("allow site some", "deny site some"))
-    assert notes(denied) == [
+    assert causes(denied) == [
         (
             f"squid.conf:4: `http_access deny site some`: acl `some` (line 1) asks for {asked}, which no rule "
             "here does; "
@@ -84,7 +84,7 @@ def test_a_regular_expression_is_tried_on_the_names_that_rules_mention() -> None
         http_access deny words
         http_access allow sites
         """)
-    assert notes(imported) == [
+    assert causes(imported) == [
         (
             "squid.conf:1: value `casino` of acl `words`: rules have no regular expressions; it is none that "
             "stands for a "
@@ -108,7 +108,7 @@ def test_a_regular_expression_without_an_anchor_surely_matches_the_domain() -> N
         http_access allow sites
         """)
     policy = policy_of(imported.yaml)
-    assert len(notes(imported)) == 2
+    assert len(causes(imported)) == 2
     assert allows(policy, "10.0.0.1", "example.com", 443)
     assert allows(policy, "10.0.0.1", "www.example.com", 443)
     assert not allows(policy, "10.0.0.1", "notexample.com", 443)
@@ -120,7 +120,7 @@ def test_a_regular_expression_for_one_label_is_not_all_below(repeated: str) -> N
     policy = policy_of(imported.yaml)
     assert not allows(policy, "10.0.0.1", "a.b.example.com", 443)
     assert not allows(policy, "10.0.0.1", "b.example.com", 443)
-    assert len(notes(imported)) == 2
+    assert len(causes(imported)) == 2
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_options_that_are_not_known_are_no_patterns(values: str) -> None:
     assert not allows(policy, "10.0.0.1", "bar.com", 443)
 
     denied = squid(text.replace("allow odd", "deny odd").replace("deny all", "allow sites"))
-    assert len(notes(denied)) >= 2
+    assert len(causes(denied)) >= 2
     assert not allows(policy_of(denied.yaml), "10.0.0.1", "bar.com", 443)
 
 
@@ -160,7 +160,7 @@ def test_options_of_other_types_and_files_are_not_known(acl: str) -> None:
         {"list": "-n\n"},
     )
     assert not allows(policy_of(imported.yaml), "10.0.0.1", "b.example.com", 443)
-    assert len(notes(imported)) == 2
+    assert len(causes(imported)) == 2
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_values_that_are_not_known(acl: str, note: str) -> None:
     imported = squid(
         f"acl odd {acl}\nacl site dstdomain a.example.com\nhttp_access deny odd\nhttp_access allow site\n"
     )
-    assert notes(imported) == [
+    assert causes(imported) == [
         f"squid.conf:1: {note}",
         "squid.conf:3: `http_access deny odd`: acl `odd` (line 1) is not known in full; all that may match is denied",
     ]
@@ -224,7 +224,7 @@ def test_values_that_no_host_is_spelled_like(value: str) -> None:
     imported = squid(
         f"acl odd dstdomain {value}\nacl site dstdomain .example.com\nhttp_access deny odd\nhttp_access allow site\n"
     )
-    assert notes(imported) == [
+    assert causes(imported) == [
         (
             f"squid.conf:1: value `{value}` of acl `odd`: no host name is spelled so, and Squid takes it "
             "literally: it matches "
@@ -234,20 +234,20 @@ def test_values_that_no_host_is_spelled_like(value: str) -> None:
     assert allows(policy_of(imported.yaml), "10.0.0.1", "example.com", 443)
 
 
-def test_many_values_of_one_kind_get_few_notes() -> None:
+def test_many_values_of_one_kind_get_few_causes() -> None:
     imported = squid(
         'acl odd dstdomain "list"\nhttp_access allow odd\n',
         {"list": "\n".join(f"*.a{n}.org" for n in range(2000))},
     )
-    assert len(notes(imported)) == 6
-    assert notes(imported)[5] == (
+    assert len(causes(imported)) == 6
+    assert causes(imported)[5] == (
         "squid.conf:1: 1,995 more values of acl `odd`: they are left out or unknown for the same reasons"
     )
 
 
 def test_an_acl_that_is_defined_nowhere() -> None:
     imported = squid("http_access allow nobody\nhttp_access deny all\n")
-    assert notes(imported) == [
+    assert causes(imported) == [
         "squid.conf:1: `http_access allow nobody`: acl `nobody` is defined nowhere; only what surely matches is allowed"
     ]
 
@@ -261,7 +261,7 @@ def test_the_cache_manager_is_passed_over() -> None:
         http_access allow site
         """)
     why = "the cache manager is Squid's own, and nothing here is denied or allowed for it"
-    assert notes(imported) == [
+    assert causes(imported) == [
         f"squid.conf:3: `http_access allow localhost manager`: {why}",
         f"squid.conf:4: `http_access deny manager`: {why}",
     ]
@@ -284,7 +284,7 @@ def test_acls_of_acls() -> None:
         acl both all-of either web
         http_access allow both
         """)
-    assert notes(imported) == []
+    assert causes(imported) == []
     (policy,) = policies(imported)
     assert policy["allow"] == [
         {"host": "a.example.com", "ports": [443]},
@@ -306,7 +306,7 @@ def test_an_acl_that_contains_itself_several_times_takes_no_time() -> None:
     imported = squid(
         "acl a any-of a a a a\nacl web port 443\nhttp_access deny a\nhttp_access allow web\n"
     )
-    assert notes(imported) == [
+    assert causes(imported) == [
         f"squid.conf:1: acl `a`: {NESTED_WHY}",
         "squid.conf:3: `http_access deny a`: acl `a` (line 1) is not known in full; all that may match is denied",
     ]
@@ -323,7 +323,9 @@ def test_acls_nested_in_acls_take_no_time(depth: int, known: bool) -> None:
         "\n".join(("acl g0 dstdomain a.example.com", *lines, f"http_access allow g{depth}"))
     )
     assert allows(policy_of(imported.yaml), "10.0.0.1", "a.example.com", 443) == known
-    assert (f"squid.conf:{depth + 1}: acl `g{depth}`: {NESTED_WHY}" in notes(imported)) is not known
+    assert (
+        f"squid.conf:{depth + 1}: acl `g{depth}`: {NESTED_WHY}" in causes(imported)
+    ) is not known
 
 
 @pytest.mark.parametrize("group", ["any-of odd", "all-of site odd"])
@@ -331,7 +333,7 @@ def test_what_is_not_known_inside_of_an_acl_is_named(group: str) -> None:
     imported = squid(
         f"acl odd time MTWHF\nacl site dstdomain a.example.com\nacl group {group}\nhttp_access allow group\n"
     )
-    assert notes(imported) == [
+    assert causes(imported) == [
         (
             "squid.conf:4: `http_access allow group`: acl `odd` (line 1) asks for the time of day, which no rule here "
             "does; only what surely matches is allowed"
@@ -344,7 +346,7 @@ def test_addresses_of_names_inside_of_an_acl_deny_all_names() -> None:
         "acl net dst 8.8.8.0/24\nacl group any-of net\nacl site dstdomain a.example.com\n"
         "http_access deny group\nhttp_access allow site\n"
     )
-    assert notes(imported) == [
+    assert causes(imported) == [
         (
             "squid.conf:4: `http_access deny group`: acl `net` asks for the addresses of names, which no rule here "
             "does; all names that it may match are denied by it"

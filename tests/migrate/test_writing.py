@@ -227,4 +227,17 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     large.write_bytes(bytes(2**20 + 1))
     with pytest.raises(MigrationError) as caught:
         read_text(str(large))
-    assert str(caught.value) == f"{large}: the file is larger than 1 MiB"
+    assert str(caught.value) == f"{large}: the file cannot be read: it is larger than 1 MiB"
+
+
+def test_a_file_that_a_file_names_is_named_once(tmp_path: Path) -> None:
+    main = tmp_path / "squid.conf"
+    main.write_text('acl wl dstdomain "wl.txt"\nhttp_access allow wl\n')
+    first = import_file("squid", str(main)).notes[0]
+    why = "cannot be read: No such file or directory"
+    assert first.why == f"the file {tmp_path}/wl.txt {why}"
+
+    main.write_text("include wl.conf\n")
+    with pytest.raises(MigrationError) as caught:
+        import_file("squid", str(main))
+    assert str(caught.value) == f"{main}:1: the included file {tmp_path}/wl.conf {why}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,81 @@ def test_another_one_comes_while_it_is_spread(tmp_path: Path, said: list[Any]) -
     assert [event for event, _ in said] == ["policy_reloaded"]
 
 
+def test_one_that_hangs_does_not_keep_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[Any]
+) -> None:
+    """They would go on to let through what is not allowed any more, for as long as it hangs."""
+    monkeypatch.setattr(supervisor, "PATIENCE", 0.01)
+    took: list[tuple[int, int]] = []
+    hung, other = Worker(1, took), Worker(2, took)
+    found = asyncio.Event()
+
+    async def adopt(_order: Adopt, _digest: str) -> None:
+        await found.wait()
+        raise WorkerGone("adopt")
+
+    hung.adopt = adopt  # type: ignore[assignment, method-assign]
+    # As the supervisor would find out by itself.
+    other.meanwhile = found.set
+    spread(tmp_path, {1: hung, 2: other})
+    assert took == [(2, 2)]
+    assert hung.killed
+    assert [event for event, _ in said] == ["worker_reload_failed", "policy_reloaded"]
+
+
+def test_a_defect_is_not_tried_for_ever(tmp_path: Path, said: list[Any]) -> None:
+    async def adopt(_order: Adopt, _digest: str) -> None:
+        raise RuntimeError("a defect")
+
+    worker = Worker(1, [])
+    worker.adopt = adopt  # type: ignore[assignment, method-assign]
+    with pytest.raises(RuntimeError, match="a defect"):
+        spread(tmp_path, {1: worker})
+    assert said == []
+
+
+@pytest.mark.parametrize("reuse_port", [False, True])
+def test_draining_workers_do_not_serve(
+    tmp_path: Path, said: list[Any], *, reuse_port: bool
+) -> None:
+    """`egress_proxy_workers_serving` is about those that take connections.
+
+    To hand over takes a while, so that draining is told before.
+    """
+
+    class Admin:
+        async def close(self) -> None:
+            pass
+
+    class Draining(Worker):
+        async def connections(self) -> int:
+            return 3
+
+        async def hand_over(self) -> None:
+            assert said
+
+        async def stop_accepting(self) -> int:
+            return 3
+
+        async def drain(self, _timeout: float) -> None:
+            assert made._workers_count.serving == 0
+
+        async def end(self) -> None:
+            pass
+
+    async def main() -> None:
+        made._serving = {1: Draining(1, []), 2: Draining(2, [])}  # type: ignore[dict-item]
+        made._workers_count.serving = 2
+        with socket.socket() as held:
+            await made._end(Admin(), held)  # type: ignore[arg-type]
+
+    config = configuration(tmp_path, "a.test")
+    made = Supervisor(config, 2, "asyncio", Turns(-1), reuse_port=reuse_port)
+    asyncio.run(main())
+    assert said == [("draining", {"connections": 6})]
+    assert made._workers_count.serving == 0
+
+
 class Life:
     """One process of a worker, which ends at once or lives on."""
 
@@ -147,6 +223,9 @@ class Life:
         if self._ending is None and not self.killed:
             await asyncio.Event().wait()
         return self._how
+
+    async def silent(self) -> None:
+        await asyncio.Event().wait()
 
     def kill(self) -> None:
         self.killed = True
