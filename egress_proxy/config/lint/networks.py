@@ -39,7 +39,8 @@ def lint_network(rule: Rule, report: Report, surroundings: Surroundings) -> None
     if isinstance(network, HostPattern | HostSet):
         return
     if rule.action is Action.DENY:
-        if network.prefixlen == 0:
+        # With conditions it denies some requests, and no tunnel.
+        if network.prefixlen == 0 and rule.conditions is None:
             what = f"`{network}` denies every address, those behind allowed names too"
             instead = "remove it: what no rule allows is denied anyway"
             report.warning(Code.WIDE_RULE, rule.place, what, instead)
