@@ -12,8 +12,7 @@ from tests.benchmarks.test_results import RESULTS
 def test_the_page_has_the_tables_and_plots_of_the_committed_run() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert page.count(BEGIN) == page.count(END) == 1
-    if DATA.exists():
-        assert page == with_tables(page, read(DATA), plots())
+    assert page == with_tables(page, read(DATA), plots())
 
 
 def test_tables_and_plots_take_the_place_of_those_before() -> None:
